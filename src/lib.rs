@@ -1,0 +1,10 @@
+//! Typed n-d arrays in shared memory.
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
+compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
+
+mod error;
+mod layout;
+mod memory;
+mod sys;
+
+pub use error::{Error, ErrorKind, Result};
