@@ -1,1 +1,19 @@
+//! The bytes inside a typed array block.
+//!
+//! A block is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a control trailer
+//! that NumPy never looks at.
+//!
+//! | offset | content | module |
+//! |---|---|---|
+//! | 0 | header: element type, memory order, shape | [`dtype`] |
+//! | 4096 (another program's header may be shorter or longer) | elements | |
+//! | the next multiple of 64 | who is writing, how often it was written | |
+//!
+//! Everything here works on plain bytes that someone else may have written: no length in them is believed before it has
+//! been held against the block's, and nothing panics.
+#![allow(dead_code, unused_imports, reason = "used once the array layer lands")]
 
+mod dtype;
+
+pub use dtype::DType;
+pub(crate) use dtype::check_dtype;
