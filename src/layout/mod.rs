@@ -7,13 +7,14 @@
 //! |---|---|---|
 //! | 0 | header: element type, memory order, shape | [`dtype`] |
 //! | 4096 (another program's header may be shorter or longer) | elements | |
-//! | the next multiple of 64 | who is writing, how often it was written | |
+//! | the next multiple of 64 | who is writing, how often it was written | [`trailer`] |
 //!
 //! Everything here works on plain bytes that someone else may have written: no length in them is believed before it has
 //! been held against the block's, and nothing panics.
 #![allow(dead_code, unused_imports, reason = "used once the array layer lands")]
 
 mod dtype;
+pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
