@@ -5,7 +5,7 @@
 //!
 //! | offset | content | module |
 //! |---|---|---|
-//! | 0 | header: element type, memory order, shape | [`dtype`] |
+//! | 0 | header: element type, memory order, shape | [`npy`], [`literal`], [`dtype`] |
 //! | 4096 (another program's header may be shorter or longer) | elements | |
 //! | the next multiple of 64 | who is writing, how often it was written | [`trailer`] |
 //!
@@ -14,7 +14,10 @@
 #![allow(dead_code, unused_imports, reason = "used once the array layer lands")]
 
 mod dtype;
+mod literal;
+mod npy;
 pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
+pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAX_HEADER, MAX_RANK, NpyHeader, checked_len, encode_header};
