@@ -8,3 +8,4 @@ mod memory;
 mod sys;
 
 pub use error::{Error, ErrorKind, Result};
+pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
