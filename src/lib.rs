@@ -9,3 +9,4 @@ mod sys;
 
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
+pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};

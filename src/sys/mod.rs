@@ -1,1 +1,8 @@
 //! The only system calls.
+
+pub(crate) mod file;
+pub(crate) mod fork;
+pub(crate) mod map;
+pub(crate) mod memfd;
+pub(crate) mod random;
+pub(crate) mod space;

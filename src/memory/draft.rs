@@ -1,0 +1,163 @@
+//! Making blocks: sized, reserved, mapped and written first, and only then given a name.
+//!
+//! ```text
+//! look whether it fits → file without a name → size → map → huge pages → reserve → populate → (contents) → publish
+//! ```
+//!
+//! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
+//! nothing behind.
+#![allow(dead_code, reason = "used once the array layer lands")]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::SealFlag;
+
+use crate::memory::name::{self, OwnedName};
+use crate::memory::shared_memory::Whereabouts;
+use crate::memory::{Block, HugePages, LockHandle, Reserve, SharedMemory, SharedMemoryOptions};
+use crate::sys::file::{self, SHM_DIR, Unlinked};
+use crate::sys::map::{Access, HUGE_PAGE, Mapping};
+use crate::sys::memfd;
+use crate::sys::space::{self, Place};
+use crate::{Error, ErrorKind, Result};
+
+/// What a new block is going to be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A memfd, sealed against shrinking and growing.
+    Anonymous,
+    /// A new name in `/dev/shm`.
+    Generated,
+    /// This name in `/dev/shm`.
+    Named(String),
+    /// A file on disk: made beside its target, then given its name. It stays when its handles are dropped.
+    Path(PathBuf),
+}
+
+impl Target {
+    /// Where it lives until then and afterwards.
+    fn place(&self) -> Place<'_> {
+        match self {
+            Self::Anonymous => Place::Anonymous,
+            Self::Generated | Self::Named(_) => Place::Directory(Path::new(SHM_DIR)),
+            Self::Path(path) => Place::Directory(match path.parent() {
+                Some(dir) if dir != Path::new("") => dir,
+                _ => Path::new("."),
+            }),
+        }
+    }
+}
+
+/// A block in the making: sized, reserved, mapped to be read and written. Dropped, nothing is left of it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: Unlinked,
+    /// For the block's locks: a description of its own, made while the mode still let anyone make one.
+    lock: OwnedFd,
+    mapping: Mapping,
+    target: Target,
+}
+
+fn create_file(target: &Target) -> Result<Unlinked> {
+    match target.place() {
+        Place::Anonymous => memfd::create().map(Unlinked::nameless),
+        // A file on disk gets what the umask leaves, as other programs' files do.
+        Place::Directory(dir) => Unlinked::create(dir, if matches!(target, Target::Path(_)) { 0o666 } else { 0o600 }),
+    }
+}
+
+impl Draft {
+    pub(super) fn new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
+        let place = target.place();
+        let eager = options.reserve == Reserve::Now || options.populate || options.huge_pages != HugePages::Never;
+        // Past this limit comes a signal that kills, for a file without contents too.
+        space::check_file_size(size)?;
+        if eager {
+            space::check(place, size)?;
+        }
+
+        let file = create_file(&target)?;
+        let fd = file.fd();
+        let lock = file::reopen(fd, Access::ReadWrite)?;
+        match (&target, options.mode) {
+            (Target::Path(_), None) => {}
+            // A memfd made never to be run refuses a change of these bits; nobody opens it by a path either.
+            (Target::Anonymous, mode) => file::set_mode(fd, mode.unwrap_or(0o600) & 0o666)?,
+            (_, mode) => file::set_mode(fd, mode.unwrap_or(0o600))?,
+        }
+        file::set_size(fd, size)?;
+        if target == Target::Anonymous {
+            memfd::add_seals(fd, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
+        }
+
+        let huge = options.huge_pages != HugePages::Never;
+        let mapping = Mapping::new(fd, size, Access::ReadWrite, huge, options.core_dump)?;
+        if huge {
+            collapse(&mapping, options.huge_pages)?;
+        }
+        if eager {
+            file::reserve(fd, size).map_err(|errno| space::refused(place, size, errno))?;
+        }
+        if options.populate {
+            mapping.populate(0..size, true)?;
+        }
+        Ok(Self { file, lock, mapping, target })
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Gives the block its name, whole: `AlreadyExists` where the name is taken.
+    pub(crate) fn publish(self) -> Result<SharedMemory> {
+        let Self { file, lock, mapping, target } = self;
+        let id = file::identity(file.fd())?;
+        let private = target == Target::Anonymous;
+        // What can fail comes before the name, so that a failure leaves none behind.
+        let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
+        let named = |file: Unlinked, name: String| {
+            let fd = link(file, &name::path_of(&name)?)?;
+            let owned = OwnedName::new(name.clone(), id);
+            Ok((fd, Whereabouts::Named(name), Some(owned)))
+        };
+        let (fd, whereabouts, owned) = match target {
+            Target::Anonymous => (file.into_fd(), Whereabouts::Anonymous, None),
+            Target::Generated => named(file, name::generate()?)?,
+            Target::Named(name) => named(file, name)?,
+            Target::Path(path) => (link(file, &path)?, Whereabouts::Path(path), None),
+        };
+        Ok(SharedMemory::assemble(fd, lock, mapping, whereabouts, owned))
+    }
+}
+
+fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
+    let required = wanted == HugePages::Require;
+    if mapping.len() < HUGE_PAGE {
+        if required {
+            let message =
+                format!("huge pages of {HUGE_PAGE} bytes are required for a block of {} bytes", mapping.len());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        return Ok(());
+    }
+    match mapping.collapse() {
+        Err(errno) if required => {
+            let message = format!("huge pages are required, but there are none for a block of {} bytes", mapping.len());
+            Err(Error::from_os(errno, message).with_kind(ErrorKind::Unsupported))
+        }
+        // Small pages do as well.
+        _ => Ok(()),
+    }
+}
+
+fn link(file: Unlinked, path: &Path) -> Result<OwnedFd> {
+    file.link(path).map_err(|errno| {
+        let shown = path.display();
+        match errno {
+            Errno::EEXIST => Error::from_os(errno, format!("there is a {shown} already")),
+            _ => Error::from_os(errno, format!("cannot give a block the name {shown}")),
+        }
+    })
+}

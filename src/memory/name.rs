@@ -1,0 +1,116 @@
+//! Names of blocks: which are allowed, and who removes them.
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::unlink;
+
+use crate::sys::file::{self, FileId, SHM_DIR};
+use crate::sys::fork::{Epoch, epoch};
+use crate::sys::random::random_u64;
+use crate::{Error, ErrorKind, Result};
+
+/// What the crate's own files begin with.
+const RESERVED: &str = ".ndshm";
+
+/// The longest file name that Linux allows, in bytes.
+const MAX_LEN: usize = 255;
+
+/// Where the block `name` lies, if that can be a name.
+pub(crate) fn path_of(name: &str) -> Result<PathBuf> {
+    let problem = match name {
+        "" => "is empty",
+        "." | ".." => "stands for a directory",
+        _ if name.len() > MAX_LEN => "is longer than 255 bytes",
+        _ if name.contains('/') => "has a `/` in it",
+        _ if name.contains('\0') => "has a NUL byte in it",
+        _ if name.starts_with(RESERVED) => "begins with `.ndshm`, which is reserved",
+        _ => return Ok(Path::new(SHM_DIR).join(name)),
+    };
+    let shown: String = name.chars().take(64).collect();
+    let dots = if shown.len() < name.len() { "…" } else { "" };
+    Err(Error::new(
+        ErrorKind::InvalidName,
+        format!("the name {shown:?}{dots} {problem}; expected 1 to 255 bytes without `/` and NUL"),
+    ))
+}
+
+/// A name that nobody uses yet, or so it is to be hoped.
+pub(crate) fn generate() -> Result<String> {
+    Ok(format!("ndshm_{:016x}", random_u64()?))
+}
+
+/// Removes a name, whatever block it is.
+pub(crate) fn unlink_any(name: &str) -> Result<()> {
+    let path = path_of(name)?;
+    unlink(path.as_path()).map_err(|errno| match errno {
+        Errno::ENOENT => not_found(name),
+        Errno::EISDIR => Error::new(ErrorKind::Layout, format!("{} is a directory, expected a block", path.display())),
+        _ => Error::from_os(errno, format!("cannot remove {}", path.display())),
+    })
+}
+
+/// Removes a name if it still is that block.
+pub(crate) fn unlink_same(name: &str, id: FileId) -> Result<()> {
+    let path = path_of(name)?;
+    match file::identity_at(&path)? {
+        Some(found) if found == id => unlink_any(name),
+        Some(_) => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("the name {name:?} belongs to another block by now; this one's was removed"),
+        )),
+        None => Err(not_found(name)),
+    }
+}
+
+#[cold]
+pub(crate) fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no block named {name:?} in {SHM_DIR}"))
+}
+
+/// The duty to remove a name, which the process that made the block has. Dropped, it does so.
+#[derive(Debug)]
+pub(crate) struct OwnedName {
+    name: String,
+    /// Only this block is removed, not what somebody else has put in its place.
+    id: FileId,
+    /// Only the process that made the block removes it: a forked child has a copy of this.
+    epoch: Epoch,
+}
+
+impl OwnedName {
+    pub(crate) fn new(name: String, id: FileId) -> Self {
+        Self { name, id, epoch: epoch() }
+    }
+
+    /// Leaves the name where it is.
+    pub(crate) fn forget(self) {
+        // Ends the string's life without running `drop` below.
+        let mut this = std::mem::ManuallyDrop::new(self);
+        drop(std::mem::take(&mut this.name));
+    }
+}
+
+impl Drop for OwnedName {
+    fn drop(&mut self) {
+        if self.epoch == epoch() {
+            // Somebody else may have removed it; there is nobody to tell of another failure.
+            let _ = unlink_same(&self.name, self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_a_file_can_be_called() {
+        for good in ["a", "psm_0123abcd", "climate 2024", "größe", ".hidden", "..a", "-", &"x".repeat(255)] {
+            assert!(path_of(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "/a", "a\0", ".ndshm", ".ndshm.0", ".ndshm-1", &"x".repeat(256)] {
+            assert_eq!(path_of(bad).unwrap_err().kind(), ErrorKind::InvalidName, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Files that blocks live in: opened with suspicion, sized, reserved, given a name.
+#![allow(dead_code, reason = "used once the array layer lands")]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, open, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::unistd::{ftruncate, linkat, unlink};
+
+use crate::sys::map::Access;
+use crate::sys::random::random_u64;
+use crate::{Error, ErrorKind, Result};
+
+/// Where named blocks live.
+pub(crate) const SHM_DIR: &str = "/dev/shm";
+
+/// Reserving more than this in one call could, on older kernels, start again at every signal and never end.
+const RESERVE_STEP: usize = 32 << 20;
+
+/// Which file a descriptor stands for, whatever it is called.
+///
+/// Numbers come back: once the file is gone another may get the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileId {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+}
+
+impl FileId {
+    fn of(stat: &FileStat) -> Self {
+        Self { dev: stat.st_dev, ino: stat.st_ino }
+    }
+}
+
+/// What follows a path's last component where that is a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// A link is an error: somebody else could have planted it.
+    Refuse,
+    Follow,
+}
+
+fn flags_of(access: Access) -> OFlag {
+    // Without O_NONBLOCK a FIFO would hang; regular files do not mind it.
+    let common = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    match access {
+        Access::ReadOnly => common | OFlag::O_RDONLY,
+        Access::ReadWrite => common | OFlag::O_RDWR,
+    }
+}
+
+/// Opens an existing regular file; whatever else is there is a `Layout` error that says what.
+pub(crate) fn open_existing(path: &Path, access: Access, links: Links) -> Result<OwnedFd> {
+    let flags = match links {
+        Links::Refuse => flags_of(access) | OFlag::O_NOFOLLOW,
+        Links::Follow => flags_of(access),
+    };
+    match retry(|| open(path, flags, Mode::empty())) {
+        Ok(fd) => {
+            require_regular(fd.as_fd(), path)?;
+            Ok(fd)
+        }
+        Err(errno) => Err(open_error(errno, path, access, links)),
+    }
+}
+
+#[cold]
+fn open_error(errno: Errno, path: &Path, access: Access, links: Links) -> Error {
+    let shown = path.display();
+    match errno {
+        // ELOOP: a link; EISDIR: a directory; ENXIO: a socket or a device without a driver.
+        Errno::ELOOP | Errno::EISDIR | Errno::ENXIO => {
+            let found = match lstat(path) {
+                Ok(stat) if links == Links::Refuse || errno != Errno::ELOOP => kind_of(&stat),
+                _ => "a symbolic link that leads nowhere",
+            };
+            Error::new(ErrorKind::Layout, format!("{shown} is {found}, expected a regular file"))
+        }
+        Errno::ENOENT => Error::from_os(errno, format!("there is no {shown}")),
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            let how = match access {
+                Access::ReadOnly => "reading",
+                Access::ReadWrite => "reading and writing",
+            };
+            Error::from_os(errno, format!("cannot open {shown} for {how}"))
+        }
+        Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, &format!("open {shown}")),
+        _ => Error::from_os(errno, format!("cannot open {shown}")),
+    }
+}
+
+fn descriptors_error(errno: Errno, what: &str) -> Error {
+    Error::from_os(errno, format!("cannot {what}: no file descriptor is left; see `ulimit -n`"))
+}
+
+/// A `Layout` error unless `fd` is a regular file; `path` is for the message.
+pub(crate) fn require_regular(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let stat = stat_of(fd)?;
+    if file_type(&stat) == SFlag::S_IFREG {
+        return Ok(());
+    }
+    let (shown, found) = (path.display(), kind_of(&stat));
+    Err(Error::new(ErrorKind::Layout, format!("{shown} is {found}, expected a regular file")))
+}
+
+fn file_type(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+fn kind_of(stat: &FileStat) -> &'static str {
+    match file_type(stat) {
+        SFlag::S_IFREG => "a regular file",
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFLNK => "a symbolic link",
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR => "a character device",
+        SFlag::S_IFBLK => "a block device",
+        _ => "not a file",
+    }
+}
+
+/// A new open file description of the same file: locks taken through it are its own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
+    let path = proc_path(fd);
+    retry(|| open(path.as_path(), flags_of(access), Mode::empty())).map_err(|errno| match errno {
+        Errno::ENOENT => Error::from_os(errno, "cannot open a descriptor anew: /proc is not mounted")
+            .with_kind(ErrorKind::Unsupported),
+        Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, "open a descriptor anew"),
+        _ => Error::from_os(errno, "cannot open a descriptor anew"),
+    })
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+fn stat_of(fd: BorrowedFd<'_>) -> Result<FileStat> {
+    fstat(fd).map_err(|errno| Error::from_os(errno, "cannot inspect a file descriptor"))
+}
+
+/// The size in bytes.
+pub(crate) fn size(fd: BorrowedFd<'_>) -> Result<u64> {
+    // A regular file's size is never negative.
+    Ok(stat_of(fd)?.st_size.unsigned_abs())
+}
+
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<FileId> {
+    Ok(FileId::of(&stat_of(fd)?))
+}
+
+/// Which file has that name now, links not followed; `None` where there is none.
+pub(crate) fn identity_at(path: &Path) -> Result<Option<FileId>> {
+    match lstat(path) {
+        Ok(stat) => Ok(Some(FileId::of(&stat))),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(Error::from_os(errno, format!("cannot inspect {}", path.display()))),
+    }
+}
+
+/// Reads from `offset` on until `out` is full or the file ends, and says how many bytes it was.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, offset: usize, out: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = to_off_t(offset.saturating_add(done))?;
+        match retry(|| nix::sys::uio::pread(fd, rest, at)) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(errno) => return Err(Error::from_os(errno, format!("cannot read at byte {at}"))),
+        }
+    }
+    Ok(done)
+}
+
+pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    fchmod(fd, Mode::from_bits_truncate(mode))
+        .map_err(|errno| Error::from_os(errno, format!("cannot set the permission bits {mode:04o}")))
+}
+
+/// Sets the size. Look at `RLIMIT_FSIZE` first: going past it is a signal that kills.
+pub(crate) fn set_size(fd: BorrowedFd<'_>, size: usize) -> Result<()> {
+    let len = to_off_t(size)?;
+    retry(|| ftruncate(fd, len)).map_err(|errno| Error::from_os(errno, format!("cannot make a block of {size} bytes")))
+}
+
+/// Reserves every byte up to `size`, so that no later write can fail for want of room.
+pub(crate) fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
+    let mut at = 0;
+    while at < size {
+        let step = RESERVE_STEP.min(size - at);
+        let (from, len) = (to_off_t(at).map_err(|_| Errno::EFBIG)?, to_off_t(step).map_err(|_| Errno::EFBIG)?);
+        match retry(|| fallocate(fd, FallocateFlags::empty(), from, len)) {
+            Ok(()) => at += step,
+            // Some file systems on disk cannot reserve; on a fresh file zeros do the same, only slower.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => return write_zeros(fd, at, size),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn write_zeros(fd: BorrowedFd<'_>, from: usize, size: usize) -> Result<(), Errno> {
+    let zeros = vec![0_u8; 1 << 20];
+    let mut at = from;
+    while at < size {
+        let piece = &zeros[..zeros.len().min(size - at)];
+        let offset = to_off_t(at).map_err(|_| Errno::EFBIG)?;
+        match retry(|| nix::sys::uio::pwrite(fd, piece, offset))? {
+            0 => return Err(Errno::ENOSPC),
+            n => at += n,
+        }
+    }
+    Ok(())
+}
+
+fn to_off_t(n: usize) -> Result<i64> {
+    i64::try_from(n).map_err(|_| Error::new(ErrorKind::InvalidSize, format!("{n} bytes is more than a file can have")))
+}
+
+fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match f() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// A new file that nobody can find yet. Dropped before [`link`](Self::link), nothing is left of it.
+#[derive(Debug)]
+pub(crate) struct Unlinked {
+    fd: OwnedFd,
+    /// Its name of the moment, where the file system cannot make files without one.
+    hidden: Option<Hidden>,
+}
+
+/// A file name that goes when this does, unless it has been disarmed.
+#[derive(Debug)]
+struct Hidden {
+    path: PathBuf,
+    id: FileId,
+    epoch: crate::sys::fork::Epoch,
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if self.epoch == crate::sys::fork::epoch() && identity_at(&self.path).is_ok_and(|id| id == Some(self.id)) {
+            // Nothing can be done about a failure here.
+            let _ = unlink(self.path.as_path());
+        }
+    }
+}
+
+impl Unlinked {
+    /// Makes an empty file in `dir`, open for reading and writing. The umask applies to `mode`.
+    pub(crate) fn create(dir: &Path, mode: u32) -> Result<Self> {
+        let flags = flags_of(Access::ReadWrite) | OFlag::O_TMPFILE;
+        match retry(|| open(dir, flags, Mode::from_bits_truncate(mode))) {
+            Ok(fd) => Ok(Self { fd, hidden: None }),
+            // The file system (EOPNOTSUPP) or the kernel (EISDIR, EINVAL, ENOENT) does not know O_TMPFILE. An ENOENT
+            // that means a missing directory comes again there.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => Self::create_hidden(dir, mode),
+            Err(errno) => Err(create_error(errno, dir)),
+        }
+    }
+
+    /// Makes it under a name that begins with `.ndshm-`, which is free or is not taken.
+    fn create_hidden(dir: &Path, mode: u32) -> Result<Self> {
+        let flags = flags_of(Access::ReadWrite) | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        loop {
+            let path = dir.join(format!(".ndshm-{:016x}", random_u64()?));
+            match retry(|| open(path.as_path(), flags, Mode::from_bits_truncate(mode))) {
+                Ok(fd) => {
+                    let id = identity(fd.as_fd())?;
+                    let hidden = Some(Hidden { path, id, epoch: crate::sys::fork::epoch() });
+                    return Ok(Self { fd, hidden });
+                }
+                Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(create_error(errno, dir)),
+            }
+        }
+    }
+
+    /// One that is never to have a name, such as a memfd.
+    pub(crate) fn nameless(fd: OwnedFd) -> Self {
+        Self { fd, hidden: None }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Does without a name.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Gives the file the name `path`, which must not be there yet: `EEXIST` says that it is.
+    pub(crate) fn link(self, path: &Path) -> nix::Result<OwnedFd> {
+        let Some(hidden) = self.hidden else {
+            link_fd(self.fd.as_fd(), path)?;
+            return Ok(self.fd);
+        };
+        match linkat(AT_FDCWD, hidden.path.as_path(), AT_FDCWD, path, AtFlags::empty()) {
+            Ok(()) => {}
+            // No hard links there. The old name is gone afterwards, and with it what `hidden` would remove.
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                renameat2(AT_FDCWD, hidden.path.as_path(), AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+        Ok(self.fd)
+    }
+}
+
+fn link_fd(fd: BorrowedFd<'_>, path: &Path) -> nix::Result<()> {
+    match linkat(AT_FDCWD, proc_path(fd).as_path(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::EEXIST) => Err(Errno::EEXIST),
+        // Without /proc: since 6.10 this needs no privilege. Its error says less, so the first one is told.
+        Err(first) => match linkat(fd, c"", AT_FDCWD, path, AtFlags::AT_EMPTY_PATH) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => Err(Errno::EEXIST),
+            Err(_) => Err(first),
+        },
+    }
+}
+
+#[cold]
+fn create_error(errno: Errno, dir: &Path) -> Error {
+    let shown = dir.display();
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Error::from_os(errno, format!("cannot create a file: there is no directory {shown}"))
+        }
+        Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, &format!("create a file in {shown}")),
+        _ => Error::from_os(errno, format!("cannot create a file in {shown}")),
+    }
+}

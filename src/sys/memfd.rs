@@ -1,0 +1,48 @@
+//! Memory without a name: memfds and their seals.
+#![allow(dead_code, reason = "used once the array layer lands")]
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A new, empty memfd that can be sealed and never be run as a program.
+pub(crate) fn create() -> Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let noexec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    // Before 6.3 the kernel does not know the flag and says EINVAL; some sandboxes say EPERM.
+    match memfd_create(c"ndshm", flags | noexec) {
+        Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => memfd_create(c"ndshm", flags),
+        other => other,
+    }
+    .map_err(|errno| match errno {
+        Errno::ENOSYS => Error::from_os(errno, "this kernel has no memfd_create, which anonymous memory is made with"),
+        _ => Error::from_os(errno, "cannot create anonymous memory"),
+    })
+}
+
+/// Sets `seals` on a memfd, in addition to those that it has.
+///
+/// `EBUSY` (a mapping that could write, under `F_SEAL_WRITE`) is [`ErrorKind::WouldBlock`].
+pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: SealFlag) -> Result<()> {
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map(drop).map_err(|errno| {
+        let error = Error::from_os(errno, format!("cannot set the seals {seals:?}"));
+        match errno {
+            Errno::EBUSY => error.with_kind(ErrorKind::WouldBlock),
+            Errno::EINVAL => error.with_kind(ErrorKind::Unsupported),
+            _ => error,
+        }
+    })
+}
+
+/// The seals of a file; none where the file is of a kind that has no seals. Compare by mask: others may be set.
+pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> Result<SealFlag> {
+    match fcntl(fd, FcntlArg::F_GET_SEALS) {
+        Ok(bits) => Ok(SealFlag::from_bits_retain(bits)),
+        Err(Errno::EINVAL) => Ok(SealFlag::empty()),
+        Err(errno) => Err(Error::from_os(errno, "cannot read the seals")),
+    }
+}
