@@ -1,49 +1,481 @@
-//! The one state per (device, inode) in this process.
-#![allow(dead_code, clippy::unnecessary_wraps, clippy::unused_self, reason = "used once the array layer lands")]
+//! The one state that a process has of a block: who may lock it, who does, and through which descriptors.
+//!
+//! Every handle on the same file, an array, a raw memory, an argument lent to a pool, meets here, found by device and
+//! inode. Within the process a small monitor ([`Local`]) admits many readers or one writer; across processes the kernel's
+//! lock does, which is taken when the first of this process comes and dropped when the last one goes. A block that is
+//! *private*, anonymous memory whose descriptor never left this process and its workers, needs no kernel lock at all.
+//!
+//! Two open file descriptions serve a block, because an unlock through one drops every lock held through it: the
+//! process's *own*, for guards, and one for *lending*, which the workers of a pool hold too, so that a lock on lent
+//! memory lives until the last of them is gone.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::ThreadId;
+use std::time::Instant;
 
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::file::{self, FileId};
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::map::Access;
-use crate::{Error, ErrorKind, Result};
 
+/// What this process knows of one file.
 pub(crate) struct Block {
-    fd: OwnedFd,
-    access: Access,
+    id: FileId,
+    epoch: Epoch,
+    /// Own description opened for writing, and one opened read-only: at least one is there. Nobody but this state locks
+    /// through them, and they are given to nobody.
+    writable: OnceLock<OwnedFd>,
+    readable: OnceLock<OwnedFd>,
+    /// The description that workers hold too.
+    lending: OnceLock<OwnedFd>,
+    local: Mutex<Local>,
+    changed: Condvar,
+    /// A write of this process ended in a panic, in a block that has no trailer to say so.
+    mark: AtomicBool,
+    /// Never given out twice: names the block to workers, which inode numbers, used again by the kernel, could not.
+    serial: u64,
+    /// The pools whose workers may have the block mapped.
+    borrowers: Mutex<Vec<Weak<dyn Borrower>>>,
+}
+
+/// Somebody whose other processes keep mappings of a block after they were lent it.
+pub(crate) trait Borrower: Send + Sync {
+    /// The block is gone from this process: no need to keep it mapped. Must not wait.
+    fn forget(&self, serial: u64);
+
+    /// Returns when nobody has the block mapped any more, or at the deadline.
+    fn let_go(&self, serial: u64, deadline: Instant);
+}
+
+/// The monitor. Invariant: `holders` has any number of shared entries or exactly one exclusive one, and while the block
+/// is not private, `own` and `lent` say what the kernel holds for the entries of that [`Via`].
+struct Local {
     private: bool,
+    holders: Vec<Holder>,
+    /// A thread is asking the kernel, without the mutex; nobody else is admitted until it has its answer.
+    asking: bool,
+    /// Writers of this process in the queue: new readers let them pass.
+    writers_waiting: usize,
+    own: Option<(Mode, Access)>,
+    lent: Option<Mode>,
+}
+
+struct Holder {
+    handle: u64,
+    thread: ThreadId,
+    mode: Mode,
+    via: Via,
+}
+
+/// Which description the kernel's lock is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// The process's own: guards and copies.
+    Own,
+    /// The one that workers share: a call to a pool.
+    Lending,
+}
+
+type Registry = Mutex<HashMap<(Epoch, FileId), Weak<Block>>>;
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(Registry::default)
+}
+
+fn next_serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only the values have to differ.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A thread that panicked while it held one of these mutexes left nothing half done: every change is a single step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Block {
-    pub(crate) fn open(fd: OwnedFd, access: Access, private: bool) -> Result<Arc<Block>> {
-        Ok(Arc::new(Self { fd, access, private }))
+    /// The state of the file behind `fd`, an open file description that was opened for this and that nobody else uses.
+    ///
+    /// `private` counts only where the file is new to this process.
+    pub(crate) fn open(fd: OwnedFd, access: Access, private: bool) -> Result<Arc<Self>> {
+        let id = file::identity(fd.as_fd())?;
+        let mut registry = locked(registry());
+        let key = (epoch(), id);
+        let block = registry.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            Arc::new(Self {
+                id,
+                epoch: key.0,
+                writable: OnceLock::new(),
+                readable: OnceLock::new(),
+                lending: OnceLock::new(),
+                local: Mutex::new(Local {
+                    private,
+                    holders: Vec::new(),
+                    asking: false,
+                    writers_waiting: 0,
+                    own: None,
+                    lent: None,
+                }),
+                changed: Condvar::new(),
+                mark: AtomicBool::new(false),
+                serial: next_serial(),
+                borrowers: Mutex::default(),
+            })
+        });
+        registry.insert(key, Arc::downgrade(&block));
+        let slot = match access {
+            Access::ReadWrite => &block.writable,
+            Access::ReadOnly => &block.readable,
+        };
+        // Where the slot is taken, `fd` is one description too many and closes here.
+        let _ = slot.set(fd);
+        Ok(block)
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Under either lock: did a write of this process end in a panic, with no trailer to note it in?
+    pub(crate) fn mark(&self) -> bool {
+        // Relaxed: read and written under the block's lock, which orders it.
+        self.mark.load(Ordering::Relaxed)
+    }
+
+    /// Under the exclusive lock.
+    pub(crate) fn set_mark(&self, mark: bool) {
+        self.mark.store(mark, Ordering::Relaxed);
+    }
+
+    /// Somebody is lent the block and has to be told when it goes.
+    pub(crate) fn add_borrower(&self, borrower: &Arc<impl Borrower + 'static>) {
+        let borrower: Weak<dyn Borrower> = Arc::downgrade(borrower) as Weak<dyn Borrower>;
+        let mut borrowers = locked(&self.borrowers);
+        borrowers.retain(|known| known.strong_count() > 0);
+        if !borrowers.iter().any(|known| Weak::ptr_eq(known, &borrower)) {
+            borrowers.push(borrower);
+        }
+    }
+
+    /// Waits until nobody who was lent the block has it mapped, or for the deadline.
+    pub(crate) fn ask_borrowers_to_let_go(&self, deadline: Instant) {
+        let borrowers: Vec<_> = locked(&self.borrowers).iter().filter_map(Weak::upgrade).collect();
+        for borrower in borrowers {
+            borrower.let_go(self.serial, deadline);
+        }
+    }
+
+
+    /// Was this state made in the calling process, and not in one that it was forked from?
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.epoch == epoch()
+    }
+
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.is_of_this_process() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Closed,
+            "this handle belongs to the process that this one was forked from; attach to the block anew",
+        ))
+    }
+
+    /// A descriptor of the file with the most access that this process has; for `fstat`, `pread` and reopening only.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.own_fd(Access::ReadWrite).0
+    }
+
+    /// Nobody but this process and its workers can reach the memory.
+    pub(crate) fn is_private(&self) -> bool {
+        locked(&self.local).private
+    }
+
+    /// The description that workers are given, opened on first use.
+    pub(crate) fn lending_fd(&self) -> Result<BorrowedFd<'_>> {
+        if let Some(fd) = self.lending.get() {
+            return Ok(fd.as_fd());
+        }
+        let (fd, access) = self.own_fd(Access::ReadWrite);
+        let fd = file::reopen(fd, access)?;
+        Ok(self.lending.get_or_init(|| fd).as_fd())
+    }
+
+    fn own_fd(&self, wanted: Access) -> (BorrowedFd<'_>, Access) {
+        let writable = self.writable.get().map(|fd| (fd.as_fd(), Access::ReadWrite));
+        let readable = self.readable.get().map(|fd| (fd.as_fd(), Access::ReadOnly));
+        let pick = match wanted {
+            Access::ReadWrite => writable.or(readable),
+            Access::ReadOnly => readable.or(writable),
+        };
+        pick.expect("a block is opened with a descriptor")
+    }
+
+    /// From here on others may reach the memory: the kernel's lock is needed. Guards that exist get theirs now; nobody
+    /// else can hold one yet.
+    fn end_privacy(&self) -> Result<()> {
+        let mut local = locked(&self.local);
+        if !local.private {
+            return Ok(());
+        }
+        for via in [Via::Own, Via::Lending] {
+            let Some(mode) = local.holders.iter().find(|holder| holder.via == via).map(|holder| holder.mode) else {
+                continue;
+            };
+            self.ask(via, mode, Wait::No, false)?;
+            local.note(via, Some(mode), self.access_for(mode));
+        }
+        local.private = false;
+        Ok(())
+    }
+
+    /// Waits until `mode` can be granted and notes the holder. `Ok(false)` where the wait is over before.
+    fn acquire(&self, handle: u64, mode: Mode, wait: Wait, via: Via) -> Result<bool> {
+        self.check_process()?;
+        let thread = std::thread::current().id();
+        let mut local = locked(&self.local);
+        if local.holders.iter().any(|h| h.thread == thread && (h.mode == Mode::Exclusive || mode == Mode::Exclusive)) {
+            return Err(Error::new(
+                ErrorKind::WouldBlock,
+                "this thread holds a guard of the same block, and waiting for itself would never end; drop the guard first",
+            ));
+        }
+        let queued = mode == Mode::Exclusive;
+        local.writers_waiting += usize::from(queued);
+        while !local.admits(mode, thread) {
+            let (next, timed_out) = self.wait_for_change(local, wait);
+            local = next;
+            if timed_out && !local.admits(mode, thread) {
+                local.writers_waiting -= usize::from(queued);
+                drop(local);
+                self.changed.notify_all();
+                return Ok(false);
+            }
+        }
+        local.writers_waiting -= usize::from(queued);
+        if !local.private && !local.kernel_holds(via, mode) {
+            // A shared lock that this process already has through its other description: see `lock::lock`.
+            let pass_gate = local.holders.is_empty();
+            local.asking = true;
+            drop(local);
+            let answer = self.ask(via, mode, wait, pass_gate);
+            local = locked(&self.local);
+            local.asking = false;
+            if !matches!(answer, Ok(true)) {
+                drop(local);
+                self.changed.notify_all();
+                return answer;
+            }
+            local.note(via, Some(mode), self.access_for(mode));
+        }
+        local.holders.push(Holder { handle, thread, mode, via });
+        drop(local);
+        if mode == Mode::Shared {
+            self.changed.notify_all();
+        }
+        Ok(true)
+    }
+
+    fn wait_for_change<'a>(&self, local: MutexGuard<'a, Local>, wait: Wait) -> (MutexGuard<'a, Local>, bool) {
+        match wait {
+            Wait::No => (local, true),
+            Wait::Forever => (self.changed.wait(local).unwrap_or_else(PoisonError::into_inner), false),
+            Wait::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return (local, true);
+                }
+                let (local, _) = self.changed.wait_timeout(local, left).unwrap_or_else(PoisonError::into_inner);
+                (local, false)
+            }
+        }
+    }
+
+    /// The access of the own description that a lock of that mode goes through.
+    fn access_for(&self, mode: Mode) -> Access {
+        match mode {
+            Mode::Shared => self.own_fd(Access::ReadOnly).1,
+            Mode::Exclusive => Access::ReadWrite,
+        }
+    }
+
+    fn ask(&self, via: Via, mode: Mode, wait: Wait, pass_gate: bool) -> Result<bool> {
+        let fd = match via {
+            Via::Own => self.own_fd(self.access_for(mode)).0,
+            Via::Lending => self.lending_fd()?,
+        };
+        lock::lock(fd, mode, wait, pass_gate)
+    }
+
+    /// Takes back one entry that matches, or all of them, and the kernel's lock with the last one.
+    fn release(&self, which: impl Fn(&Holder) -> bool, all: bool) {
+        if !self.is_of_this_process() {
+            return;
+        }
+        let mut local = locked(&self.local);
+        let before = local.holders.len();
+        if all {
+            local.holders.retain(|holder| !which(holder));
+        } else if let Some(position) = local.holders.iter().position(which) {
+            local.holders.swap_remove(position);
+        }
+        if local.holders.len() == before {
+            return;
+        }
+        for via in [Via::Own, Via::Lending] {
+            if local.holders.iter().any(|holder| holder.via == via) {
+                continue;
+            }
+            match via {
+                Via::Own => {
+                    if let Some((_, access)) = local.own.take() {
+                        lock::unlock(self.own_fd(access).0);
+                    }
+                }
+                Via::Lending => {
+                    if local.lent.take().is_some() {
+                        if let Some(fd) = self.lending.get() {
+                            lock::unlock(fd.as_fd());
+                        }
+                    }
+                }
+            }
+        }
+        drop(local);
+        self.changed.notify_all();
     }
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut registry = locked(registry());
+        let key = (self.epoch, self.id);
+        // Another thread may have made a new state for the same file since the last handle went.
+        if registry.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
+            registry.remove(&key);
+        }
+        drop(registry);
+        if self.is_of_this_process() {
+            let borrowers = std::mem::take(self.borrowers.get_mut().unwrap_or_else(PoisonError::into_inner));
+            for borrower in borrowers.iter().filter_map(Weak::upgrade) {
+                borrower.forget(self.serial);
+            }
+        }
+    }
+}
+
+impl Local {
+    fn admits(&self, mode: Mode, thread: ThreadId) -> bool {
+        if self.asking || self.holders.iter().any(|holder| holder.mode == Mode::Exclusive) {
+            return false;
+        }
+        match mode {
+            Mode::Exclusive => self.holders.is_empty(),
+            // A thread that reads already must not wait for a writer that waits for it.
+            Mode::Shared => self.writers_waiting == 0 || self.holders.iter().any(|holder| holder.thread == thread),
+        }
+    }
+
+    fn kernel_holds(&self, via: Via, mode: Mode) -> bool {
+        match via {
+            Via::Own => self.own.is_some_and(|(held, _)| held == mode),
+            Via::Lending => self.lent == Some(mode),
+        }
+    }
+
+    fn note(&mut self, via: Via, mode: Option<Mode>, access: Access) {
+        match via {
+            Via::Own => self.own = mode.map(|mode| (mode, access)),
+            Via::Lending => self.lent = mode,
+        }
+    }
+}
+
+/// One handle's share in a block's lock.
+///
+/// Invariant: every lock taken through a handle borrows it, so whoever has the handle by value or `&mut` knows that what
+/// is still noted under its number is a guard that was leaked.
 pub(crate) struct LockHandle {
     block: Arc<Block>,
-    epoch: Epoch,
+    number: u64,
 }
 
 impl LockHandle {
     pub(crate) fn new(block: Arc<Block>) -> Self {
-        Self { block, epoch: epoch() }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: only the values have to differ.
+        Self { block, number: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
     pub(crate) fn block(&self) -> &Arc<Block> {
         &self.block
     }
 
+    /// Locks the block; `Ok(None)` where the wait is over before that.
+    pub(crate) fn lock(&self, mode: Mode, wait: Wait, via: Via) -> Result<Option<Locked<'_>>> {
+        let granted = self.block.acquire(self.number, mode, wait, via)?;
+        Ok(granted.then(|| Locked { handle: self, mode, via, not_send: PhantomData }))
+    }
+
+    /// Runs `f` with the block locked shared.
     pub(crate) fn with_shared<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        if self.epoch != epoch() {
-            return Err(Error::new(ErrorKind::Closed, "this block is not mapped in a forked child"));
-        }
+        let _locked = self.lock(Mode::Shared, Wait::Forever, Via::Own)?;
         Ok(f())
     }
 
+    /// Runs `f` with the block locked exclusively.
     pub(crate) fn with_exclusive<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        self.with_shared(f)
+        let _locked = self.lock(Mode::Exclusive, Wait::Forever, Via::Own)?;
+        Ok(f())
     }
 
-    pub(crate) fn end_privacy(&self) {}
+    /// The descriptor leaves this process: from now on the kernel's lock is taken, for good.
+    pub(crate) fn end_privacy(&self) -> Result<()> {
+        self.block.end_privacy()
+    }
+
+    /// Is an exclusive lock noted under this handle's number? With `&mut self` at hand that is a leaked one.
+    pub(crate) fn holds_exclusive(&self) -> bool {
+        self.block.is_of_this_process()
+            && locked(&self.block.local).holders.iter().any(|h| h.handle == self.number && h.mode == Mode::Exclusive)
+    }
+
+    /// Unlocks what guards hold that were leaked: with `&mut self` none of them can be alive.
+    pub(crate) fn release_leaked(&mut self) {
+        self.block.release(|holder| holder.handle == self.number, true);
+    }
+}
+
+impl Drop for LockHandle {
+    fn drop(&mut self) {
+        self.release_leaked();
+    }
+}
+
+/// The block is locked for as long as this lives. Not `Send`: the block knows its holders by their thread.
+pub(crate) struct Locked<'a> {
+    handle: &'a LockHandle,
+    mode: Mode,
+    via: Via,
+    not_send: PhantomData<MutexGuard<'static, ()>>,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let (number, mode, via) = (self.handle.number, self.mode, self.via);
+        let thread = std::thread::current().id();
+        self.handle
+            .block
+            .release(|h| h.handle == number && h.mode == mode && h.via == via && h.thread == thread, false);
+    }
 }

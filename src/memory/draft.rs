@@ -117,7 +117,7 @@ impl Draft {
         let private = target == Target::Anonymous;
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
-        let named = |file: Unlinked, name: String| {
+        let named = |file: Unlinked, name: String| -> Result<_> {
             let fd = link(file, &name::path_of(&name)?)?;
             let owned = OwnedName::new(name.clone(), id);
             Ok((fd, Whereabouts::Named(name), Some(owned)))

@@ -1,14 +1,16 @@
 //! [`SharedMemory`]: a block of bytes, its name, and who removes it.
 
+mod atomic_file;
 mod block;
 mod copy;
 mod draft;
+mod freeze;
 mod name;
 mod options;
 mod shared_memory;
 
-pub(crate) use block::{Block, LockHandle};
-#[allow(unused_imports, reason = "used once the array layer lands")]
+pub(crate) use atomic_file::AtomicFile;
+pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via};
 pub(crate) use draft::{Draft, Target};
 pub use options::{HugePages, Reserve, SharedMemoryOptions};
 pub use shared_memory::SharedMemory;

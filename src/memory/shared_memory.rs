@@ -47,11 +47,11 @@ use crate::{Error, ErrorKind, Result};
 pub struct SharedMemory {
     // Fields are dropped in this order: the name goes before the memory.
     owned: Option<OwnedName>,
-    whereabouts: Whereabouts,
-    mapping: Mapping,
-    lock: LockHandle,
+    pub(super) whereabouts: Whereabouts,
+    pub(super) mapping: Mapping,
+    pub(super) lock: LockHandle,
     /// For reading headers and opening anew; never locked through.
-    file: OwnedFd,
+    pub(super) file: OwnedFd,
     /// What `share_fd` has handed out; nobody of this process locks through it.
     shared: Option<OwnedFd>,
 }
@@ -160,14 +160,12 @@ impl SharedMemory {
     }
 
     /// Maps a file on disk. A symbolic link is followed, as programs do with their users' files.
-    #[allow(dead_code, reason = "used once the array layer lands")]
     pub(crate) fn open_path(path: &Path, access: Access) -> Result<Self> {
         let file = file::open_existing(path, access, Links::Follow)?;
         Self::from_file(&Self::options(), file, access, Whereabouts::Path(path.to_owned()))
     }
 
     /// Maps the file of a descriptor, which is opened anew: the caller's stays the caller's.
-    #[allow(dead_code, reason = "used once the array layer lands")]
     pub(crate) fn from_fd(fd: BorrowedFd<'_>, access: Access) -> Result<Self> {
         file::require_regular(fd, Path::new("the descriptor"))?;
         let file = file::reopen(fd, access)?;
@@ -401,7 +399,7 @@ impl SharedMemory {
             Some(fd) => fd,
             None => self.reopen(self.mapping.access())?,
         };
-        self.lock.end_privacy();
+        self.lock.end_privacy()?;
         let fd: &OwnedFd = self.shared.insert(fd);
         Ok(fd.as_fd())
     }
@@ -411,19 +409,25 @@ impl SharedMemory {
         file::reopen(self.file.as_fd(), access)
     }
 
-    #[allow(dead_code, reason = "used once the array layer lands")]
+    /// A descriptor that nobody locks through.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    #[allow(dead_code, reason = "used once the array layer lands")]
     pub(crate) fn lock(&self) -> &LockHandle {
         &self.lock
     }
 
+    pub(crate) fn lock_mut(&mut self) -> &mut LockHandle {
+        &mut self.lock
+    }
+
     /// Reads what is at `offset` through the file, and says how many bytes there were: a block that was cut short is no
     /// bus error here.
-    #[allow(dead_code, reason = "used once the array layer lands")]
     pub(crate) fn read_header(&self, offset: usize, out: &mut [u8]) -> Result<usize> {
         file::read_at(self.file.as_fd(), offset, out)
     }

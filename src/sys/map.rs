@@ -30,6 +30,15 @@ pub(crate) enum Access {
     ReadWrite,
 }
 
+impl Access {
+    fn protection(self) -> libc::c_int {
+        match self {
+            Self::ReadOnly => libc::PROT_READ,
+            Self::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        }
+    }
+}
+
 /// The bytes of a page, a power of two.
 pub(crate) fn page_size() -> usize {
     static SIZE: OnceLock<usize> = OnceLock::new();
@@ -56,6 +65,8 @@ pub(crate) struct Mapping {
     len: usize,
     access: Access,
     epoch: Epoch,
+    /// `false` while the addresses are held but nothing is mapped there, see [`Mapping::hide`].
+    mapped: bool,
 }
 
 enum Region {
@@ -85,7 +96,7 @@ impl Mapping {
             plain(fd, capacity, access)
         };
         let region = region.map_err(|error| map_error(error, len))?;
-        let mapping = Self { region: ManuallyDrop::new(region), len, access, epoch: epoch() };
+        let mapping = Self { region: ManuallyDrop::new(region), len, access, epoch: epoch(), mapped: true };
         mapping
             .advise(0..capacity, libc::MADV_DONTFORK)
             .map_err(|errno| Error::from_os(errno, "cannot keep a mapping out of forked children"))?;
@@ -120,6 +131,42 @@ impl Mapping {
     /// Whether this process is the one that mapped it; a forked child has no such pages.
     pub(crate) fn is_here(&self) -> bool {
         self.epoch == epoch()
+    }
+
+    /// Takes the file out of the mapping and keeps its addresses, so that the same place can be mapped again.
+    pub(crate) fn hide(&mut self) -> Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        self.replace(libc::PROT_NONE, flags, -1)?;
+        self.mapped = false;
+        Ok(())
+    }
+
+    /// Maps a file, as long as the one before, where [`hide`](Self::hide) took one away.
+    pub(crate) fn show(&mut self, fd: BorrowedFd<'_>, access: Access) -> Result<()> {
+        self.replace(access.protection(), libc::MAP_SHARED | libc::MAP_FIXED, fd.as_raw_fd())?;
+        self.access = access;
+        self.mapped = true;
+        self.advise(0..self.capacity(), libc::MADV_DONTFORK)
+            .map_err(|errno| Error::from_os(errno, "cannot keep a mapping out of forked children"))?;
+        // Only a matter of speed when a process crashes.
+        let _ = self.advise(0..self.capacity(), libc::MADV_DONTDUMP);
+        Ok(())
+    }
+
+    /// Is the file mapped, and not hidden?
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    fn replace(&mut self, protection: libc::c_int, flags: libc::c_int, fd: libc::c_int) -> Result<()> {
+        let len = self.capacity();
+        // SAFETY: MAP_FIXED replaces exactly the range that this value owns. `&mut self` shows that nobody holds a
+        // reference into it; raw addresses that were handed out are their users' to prove.
+        let mapped = unsafe { libc::mmap(self.region.ptr().cast(), len, protection, flags, fd, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(map_error(io::Error::last_os_error(), len));
+        }
+        Ok(())
     }
 
     /// Maps every page of the byte range `range` now, `write` with the right to write, so that no access faults later.
@@ -247,10 +294,6 @@ unsafe impl Sync for Aligned {}
 
 impl Aligned {
     fn new(fd: BorrowedFd<'_>, len: usize, access: Access) -> io::Result<Self> {
-        let prot = match access {
-            Access::ReadOnly => libc::PROT_READ,
-            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
-        };
         // Claim enough addresses for an aligned range to lie in, then put the file there and give the ends back.
         let claimed = len.checked_add(HUGE_PAGE).ok_or_else(|| io::Error::from(Errno::ENOMEM))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -268,7 +311,7 @@ impl Aligned {
         let flags = libc::MAP_SHARED | libc::MAP_FIXED;
         // SAFETY: MAP_FIXED replaces `len` bytes from `at`, all of which lie in the claim made above: `skipped` is at most
         // `HUGE_PAGE`. `fd` is open for the length of the call.
-        let mapped = unsafe { libc::mmap(at.cast(), len, prot, flags, fd.as_raw_fd(), 0) };
+        let mapped = unsafe { libc::mmap(at.cast(), len, access.protection(), flags, fd.as_raw_fd(), 0) };
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod random;

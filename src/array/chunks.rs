@@ -1,0 +1,121 @@
+//! Rows of an array, as a pool hands them out.
+
+use std::fmt;
+
+use bytemuck::Pod;
+use ndarray::{Axis, Dimension};
+
+use super::core::Core;
+use super::elements::Elements;
+use super::{FrozenArray, SharedArray};
+
+/// The rows of an array for reading, one chunk of them a task: see [`Pool`](crate::Pool).
+#[derive(Debug)]
+#[must_use = "chunks do nothing until they are given to a pool"]
+pub struct Chunks<'a, T, D> {
+    pub(crate) source: Source<'a, T, D>,
+    pub(crate) split: Split,
+}
+
+/// The rows of an array for writing, one chunk of them a task, exclusively: see [`Pool`](crate::Pool).
+///
+/// The array cannot be touched while the pool has it:
+///
+/// ```compile_fail,E0502
+/// # fn main() -> ndshm::Result<()> {
+/// let mut array = ndshm::SharedArray::<f64, _>::zeros((8, 3))?;
+/// let pool = ndshm::Pool::serial();
+/// let guard = array.read()?;
+/// pool.for_each((array.chunks_mut(),), |(mut rows,), _| rows.fill(1.0))?;
+/// drop(guard);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "chunks do nothing until they are given to a pool"]
+pub struct ChunksMut<'a, T, D> {
+    pub(crate) array: &'a mut SharedArray<T, D>,
+    pub(crate) split: Split,
+}
+
+/// Along which axis an array is cut, and into pieces of how many indices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split {
+    pub(crate) axis: Axis,
+    pub(crate) rows: Option<usize>,
+}
+
+/// Where rows for reading come from.
+pub(crate) enum Source<'a, T, D> {
+    Shared(&'a SharedArray<T, D>),
+    Frozen(&'a FrozenArray<T, D>),
+}
+
+impl<T: Pod, D: Dimension> Source<'_, T, D> {
+    pub(crate) fn core(&self) -> &Core {
+        match self {
+            Self::Shared(array) => array.core(),
+            Self::Frozen(array) => array.core(),
+        }
+    }
+
+    pub(crate) fn elements(&self) -> &Elements<T, D> {
+        match self {
+            Self::Shared(array) => array.elements(),
+            Self::Frozen(array) => array.elements(),
+        }
+    }
+}
+
+impl<T, D> fmt::Debug for Source<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shared(_) => "SharedArray",
+            Self::Frozen(_) => "FrozenArray",
+        })
+    }
+}
+
+impl<T: Pod, D: Dimension> SharedArray<T, D> {
+    /// The rows along the first axis for reading, for a [`Pool`](crate::Pool): each task sees its own.
+    pub fn chunks(&self) -> Chunks<'_, T, D> {
+        Chunks::new(Source::Shared(self), Axis(0))
+    }
+
+    /// The rows along the first axis for writing, for a [`Pool`](crate::Pool): each task has its own, exclusively.
+    pub fn chunks_mut(&mut self) -> ChunksMut<'_, T, D> {
+        self.core.release_leaked();
+        ChunksMut { array: self, split: Split { axis: Axis(0), rows: None } }
+    }
+}
+
+impl<'a, T, D> Chunks<'a, T, D> {
+    pub(crate) fn new(source: Source<'a, T, D>, axis: Axis) -> Self {
+        Self { source, split: Split { axis, rows: None } }
+    }
+
+    /// So many rows a chunk, the last one perhaps fewer. Without this there are several chunks a worker.
+    pub fn rows(mut self, rows: usize) -> Self {
+        self.split.rows = Some(rows);
+        self
+    }
+
+    /// Chunks along `axis` instead of the first one; its indices are then the rows.
+    pub fn axis(mut self, axis: Axis) -> Self {
+        self.split.axis = axis;
+        self
+    }
+}
+
+impl<T, D> ChunksMut<'_, T, D> {
+    /// So many rows a chunk, the last one perhaps fewer. Without this there are several chunks a worker.
+    pub fn rows(mut self, rows: usize) -> Self {
+        self.split.rows = Some(rows);
+        self
+    }
+
+    /// Chunks along `axis` instead of the first one; its indices are then the rows.
+    pub fn axis(mut self, axis: Axis) -> Self {
+        self.split.axis = axis;
+        self
+    }
+}

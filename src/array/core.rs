@@ -1,0 +1,167 @@
+//! What an array is apart from the type of its elements: memory, lock and the mark of a write in progress.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::control::Control;
+use super::elements::Bytes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{Locked, SharedMemory, Via};
+use crate::sys::fork::{Epoch, epoch};
+use crate::sys::lock::{Mode, Wait};
+use crate::sys::map::Access;
+
+/// The untyped part of a [`SharedArray`](super::SharedArray).
+pub(crate) struct Core {
+    memory: SharedMemory,
+    /// Where the control trailer lies, in a block that has one.
+    trailer: Option<usize>,
+}
+
+impl Core {
+    pub(crate) fn new(memory: SharedMemory, trailer: Option<usize>) -> Self {
+        Self { memory, trailer }
+    }
+
+    fn control(&self) -> Control<'_> {
+        self.trailer.map_or(Control::NONE, |offset| Control::at(self.bytes(), offset))
+    }
+
+    pub(crate) fn memory(&self) -> &SharedMemory {
+        &self.memory
+    }
+
+    pub(crate) fn memory_mut(&mut self) -> &mut SharedMemory {
+        &mut self.memory
+    }
+
+    /// The trailer can no longer be written, and nobody has to.
+    pub(crate) fn forget_trailer(&mut self) {
+        self.trailer = None;
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes<'_> {
+        Bytes::of(self.memory.mapping(), self.memory.size())
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.memory.mapping().access() == Access::ReadWrite {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Permission, "this array was opened read-only; attach to it for writing"))
+    }
+
+    /// Locks the array, and marks it as being written where `mode` is exclusive.
+    pub(crate) fn lock(&self, mode: Mode, wait: Wait, via: Via) -> Result<Held<'_>> {
+        let held = self.lock_regardless(mode, wait, via)?;
+        if self.is_marked() {
+            return Err(self.poisoned());
+        }
+        if mode == Mode::Exclusive {
+            self.begin();
+            held.writing.store(true, Ordering::Relaxed);
+        }
+        Ok(held)
+    }
+
+    /// Locks the array whether it is poisoned or not, and marks nothing.
+    fn lock_regardless(&self, mode: Mode, wait: Wait, via: Via) -> Result<Held<'_>> {
+        if mode == Mode::Exclusive {
+            self.check_writable()?;
+        }
+        let Some(locked) = self.memory.lock().lock(mode, wait, via)? else {
+            return Err(Error::new(
+                ErrorKind::WouldBlock,
+                match mode {
+                    Mode::Shared => "the array is being written by another handle or process",
+                    Mode::Exclusive => "the array is being read or written by another handle or process",
+                },
+            ));
+        };
+        Ok(Held { core: self, epoch: epoch(), writing: AtomicBool::new(false), panicking: std::thread::panicking(), _locked: locked })
+    }
+
+    fn begin(&self) {
+        self.control().begin();
+        self.memory.lock().block().set_mark(!self.control().exists());
+    }
+
+    fn finish(&self) {
+        self.control().finish();
+        self.memory.lock().block().set_mark(false);
+    }
+
+    /// Under either lock: did a writer end without finishing?
+    fn is_marked(&self) -> bool {
+        self.control().unfinished_writer() != 0 || self.memory.lock().block().mark()
+    }
+
+    #[cold]
+    fn poisoned(&self) -> Error {
+        let writer = match self.control().unfinished_writer() {
+            0 => "a writer of this process".to_owned(),
+            pid => format!("process {pid}"),
+        };
+        Error::new(
+            ErrorKind::Poisoned,
+            format!(
+                "{writer} died or panicked while it was writing{}; check the elements, then call clear_poison()",
+                self.memory.name().map(|name| format!(" to {name:?}")).unwrap_or_default()
+            ),
+        )
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_held| self.is_marked())
+    }
+
+    pub(crate) fn clear_poison(&mut self) -> Result<()> {
+        self.release_leaked();
+        let _held = self.lock_regardless(Mode::Exclusive, Wait::Forever, Via::Own)?;
+        if self.is_marked() {
+            self.finish();
+        }
+        Ok(())
+    }
+
+    /// Ends what guards hold that were leaked. What one of them wrote counts as finished: its owner chose to forget it.
+    pub(crate) fn release_leaked(&mut self) {
+        if self.memory.lock().holds_exclusive() {
+            self.finish();
+        }
+        self.memory.lock_mut().release_leaked();
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.release_leaked();
+    }
+}
+
+/// The array is locked for as long as this lives; where it is written, dropping this ends the write, except in a panic
+/// or after [`poison`](Held::poison).
+pub(crate) struct Held<'a> {
+    core: &'a Core,
+    epoch: Epoch,
+    /// Relaxed throughout: only the guard's own thread changes it.
+    writing: AtomicBool,
+    panicking: bool,
+    // Dropped after `Drop::drop` ran, so the mark is gone before the lock is.
+    _locked: Locked<'a>,
+}
+
+impl Held<'_> {
+    /// The mark stays when the lock goes: the next one is told that the elements may be half written.
+    pub(crate) fn poison(&self) {
+        self.writing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // In a forked child the trailer is not mapped, and the write is the parent's.
+        if self.writing.load(Ordering::Relaxed) && self.epoch == epoch() && (self.panicking || !std::thread::panicking()) {
+            self.core.finish();
+        }
+    }
+}

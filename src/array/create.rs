@@ -1,0 +1,256 @@
+//! Making arrays.
+#![expect(unsafe_code, reason = "fills memory that nobody else can reach yet")]
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use bytemuck::Pod;
+use ndarray::{ArrayRef, ArrayView, ArrayViewMut, Dimension, ShapeBuilder};
+
+use super::core::Core;
+use super::elements::{Bytes, Elements, check_element, write_fresh};
+use super::options::ArrayOptions;
+use super::SharedArray;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{self, trailer, BlockLayout, DType};
+use crate::memory::Target;
+
+impl<T: Pod, D: Dimension> SharedArray<T, D> {
+    /// An array of zeros, anonymous. `shape` is as in [`ndarray::Array::zeros`]: `(3, 4)`, or `(3, 4).f()` for Fortran order.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSpace`](ErrorKind::NoSpace) where the memory, the control group or a limit of the process has no room for it,
+    /// [`InvalidSize`](ErrorKind::InvalidSize) where the product of the non-zero axes is too large for any machine,
+    /// [`TypeMismatch`](ErrorKind::TypeMismatch) for elements of no bytes or aligned to more than 4096.
+    #[doc(alias = "np.zeros")]
+    pub fn zeros<Sh: ShapeBuilder<Dim = D>>(shape: Sh) -> Result<Self> {
+        Self::options().zeros(shape)
+    }
+
+    /// An array whose elements are all `value`, anonymous.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    #[doc(alias = "np.full")]
+    pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(shape: Sh, value: T) -> Result<Self> {
+        Self::options().from_elem(shape, value)
+    }
+
+    /// A copy of an ndarray array or view, anonymous; in Fortran order where that is the order of `array`, else in C order.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    pub fn from_array(array: &ArrayRef<T, D>) -> Result<Self> {
+        Self::options().from_array(array)
+    }
+
+    /// An array whose elements are `f` of their index, anonymous; `f` is called in logical order, the last axis fastest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    pub fn from_shape_fn<Sh: ShapeBuilder<Dim = D>>(shape: Sh, f: impl FnMut(D::Pattern) -> T) -> Result<Self> {
+        Self::options().from_shape_fn(shape, f)
+    }
+
+    /// An array that `fill` has filled in; it begins as zeros. Nothing is left where `fill` fails or panics.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros), and what `fill` returns.
+    pub fn fill_with<Sh, E>(shape: Sh, fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>) -> Result<Self, E>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        E: From<Error>,
+    {
+        Self::options().fill_with(shape, fill)
+    }
+
+    /// Options for an array with a name, other permissions or other pages.
+    pub fn options() -> ArrayOptions<T, D> {
+        ArrayOptions::new()
+    }
+
+    /// A new `.npy` file of zeros at `path`, in place: what is written to the array is in the file.
+    ///
+    /// The file appears under its name when it is whole. It stays when the array is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the path exists, [`NoSpace`](ErrorKind::NoSpace) where the disk
+    /// has no room, and those of [`zeros`](Self::zeros).
+    pub fn create_npy<Sh: ShapeBuilder<Dim = D>>(path: impl AsRef<Path>, shape: Sh) -> Result<Self> {
+        Self::options().create_npy(path, shape)
+    }
+}
+
+impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
+    /// See [`SharedArray::zeros`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`AlreadyExists`](ErrorKind::AlreadyExists) or [`InvalidName`](ErrorKind::InvalidName) because of the name.
+    pub fn zeros<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh) -> Result<SharedArray<T, D>> {
+        self.make(self.target(), shape, |_| ())
+    }
+
+    /// See [`SharedArray::from_elem`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
+    pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh, value: T) -> Result<SharedArray<T, D>> {
+        self.make(self.target(), shape, |mut view| view.fill(value))
+    }
+
+    /// See [`SharedArray::from_array`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
+    pub fn from_array(self, array: &ArrayRef<T, D>) -> Result<SharedArray<T, D>> {
+        let fortran = !array.is_standard_layout() && array.t().is_standard_layout();
+        self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| view.assign(array))
+    }
+
+    /// See [`SharedArray::from_shape_fn`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
+    pub fn from_shape_fn<Sh: ShapeBuilder<Dim = D>>(
+        self,
+        shape: Sh,
+        mut f: impl FnMut(D::Pattern) -> T,
+    ) -> Result<SharedArray<T, D>> {
+        self.make(self.target(), shape, |mut view| view.indexed_iter_mut().for_each(|(index, x)| *x = f(index)))
+    }
+
+    /// See [`SharedArray::fill_with`]. The array gets its name only when `fill` has succeeded, so nobody ever attaches to
+    /// one that is half filled.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros), and what `fill` returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{ErrorKind, SharedArray};
+    ///
+    /// # let name = format!("readings_{}", std::process::id());
+    /// let readings = SharedArray::<f64, _>::options().name(&name).fill_with(3, |mut view| -> std::io::Result<()> {
+    ///     for (element, line) in view.iter_mut().zip("1.5 2.5 x".split(' ')) {
+    ///         *element = line.parse().map_err(std::io::Error::other)?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// assert!(readings.is_err());
+    /// assert_eq!(ndshm::SharedMemory::attach(&name).unwrap_err().kind(), ErrorKind::NotFound);
+    /// ```
+    pub fn fill_with<Sh, E>(
+        self,
+        shape: Sh,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, E>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        E: From<Error>,
+    {
+        match self.build(self.target(), shape, fill) {
+            Ok(array) => Ok(array),
+            Err(Failed::Ours(error)) => Err(error.into()),
+            Err(Failed::Theirs(error)) => Err(error),
+        }
+    }
+
+    /// See [`SharedArray::create_npy`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`InvalidArgument`](ErrorKind::InvalidArgument) where a name in `/dev/shm` was set too.
+    pub fn create_npy<Sh: ShapeBuilder<Dim = D>>(self, path: impl AsRef<Path>, shape: Sh) -> Result<SharedArray<T, D>> {
+        if let Some(name) = &self.name {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a file has a path, not the name {name:?} in /dev/shm as well"),
+            ));
+        }
+        self.make(Target::Path(path.as_ref().to_owned()), shape, |_| ())
+    }
+
+    /// Builds with a `fill` that cannot fail.
+    fn make<Sh>(&self, target: Target, shape: Sh, fill: impl FnOnce(ArrayViewMut<'_, T, D>)) -> Result<SharedArray<T, D>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
+        let built = self.build(target, shape, |view| {
+            fill(view);
+            Ok::<(), Infallible>(())
+        });
+        built.map_err(|failed| match failed {
+            Failed::Ours(error) => error,
+            Failed::Theirs(never) => match never {},
+        })
+    }
+
+    /// Makes the block without a name, lets `fill` fill it, then publishes it.
+    pub(super) fn build<Sh, E>(
+        &self,
+        target: Target,
+        shape: Sh,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, Failed<E>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
+        check_element::<T>()?;
+        let (dim, fortran) = dim_and_order(shape)?;
+        let block = BlockLayout::new(size_of::<T>(), dim.slice())?;
+        let header = layout::encode_header(&DType::of::<T>(), fortran, dim.slice())?;
+        let draft = self.memory.draft(target, block.total_len)?;
+        let bytes = Bytes::of(draft.mapping(), block.total_len);
+        // SAFETY: the draft is mapped for writing and has no name yet, so this is the only process that can reach it.
+        unsafe { write_fresh(bytes, 0, &header) };
+        // SAFETY: as above.
+        unsafe { write_fresh(bytes, block.trailer_offset, &trailer::encode_trailer()) };
+        let elements = Elements::new(bytes, block.data_offset, dim, fortran)?;
+        // SAFETY: mapped for writing for as long as the draft lives, which outlives the view; nobody else can reach it.
+        fill(unsafe { elements.view_mut() }).map_err(Failed::Theirs)?;
+        // Publishing moves the mapping's owner, not the mapping.
+        let memory = draft.publish()?;
+        Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)) })
+    }
+}
+
+/// Who failed when an array was filled.
+pub(super) enum Failed<E> {
+    Ours(Error),
+    Theirs(E),
+}
+
+impl<E> From<Error> for Failed<E> {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+/// Axis lengths and whether the order is Fortran's, of which ndarray's `Shape` shows only the first.
+pub(super) fn dim_and_order<Sh: ShapeBuilder>(shape: Sh) -> Result<(Sh::Dim, bool)> {
+    let shape = shape.into_shape_with_order();
+    let dim = shape.raw_dim().clone();
+    // A vector of units takes no memory whatever its length, but the length has to be one.
+    let (len, _) = layout::checked_len(1, dim.slice()).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidSize, format!("an array of shape {:?} is too large for any machine", dim.slice()))
+    })?;
+    let units = vec![(); len];
+    let view = ArrayView::from_shape(shape, &units)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "this shape cannot be laid out").with_source(error))?;
+    Ok((dim, !view.is_standard_layout()))
+}

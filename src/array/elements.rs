@@ -1,0 +1,213 @@
+//! Where an array's elements lie: the one place that turns mapped bytes into ndarray views.
+#![expect(unsafe_code, reason = "builds views over mapped memory")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use bytemuck::Pod;
+use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, RawArrayView, RawArrayViewMut, ShapeBuilder, Slice};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout;
+use crate::sys::map::Mapping;
+
+/// A range of bytes that is mapped for as long as `'a`, by whoever made this. What lies in it may change at any time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bytes<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    mapped: PhantomData<&'a Cell<u8>>,
+}
+
+impl<'a> Bytes<'a> {
+    /// The first `len` bytes of a mapping.
+    ///
+    /// # Panics
+    /// Where the mapping is shorter.
+    pub(crate) fn of(mapping: &'a Mapping, len: usize) -> Self {
+        assert!(len <= mapping.len(), "a block of {len} bytes is mapped whole");
+        Self { start: mapping.ptr(), len, mapped: PhantomData }
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// The elements of an array: an aligned pointer, the axis lengths and the order in memory.
+///
+/// Invariant, checked by [`Elements::new`] and by nothing after it: all elements of `dim` lie within the bytes given
+/// there, `start` is aligned for `T`, and the product of the non-zero axes times the size of `T` is at most
+/// `isize::MAX`. How long the bytes live and who may touch them is the caller's to know; hence raw pointers here, and
+/// `unsafe` on everything that makes a view.
+pub(crate) struct Elements<T, D> {
+    start: NonNull<T>,
+    dim: D,
+    fortran: bool,
+}
+
+// SAFETY: an address, a shape and an order; views of it are made under the rules of `view` and `view_mut`, and give out
+// references or values of `T`, which may go to other threads where `T` may.
+unsafe impl<T: Send, D: Send> Send for Elements<T, D> {}
+// SAFETY: as above; `&Elements` leads to `&T` in several threads, hence `T: Sync`.
+unsafe impl<T: Send + Sync, D: Sync> Sync for Elements<T, D> {}
+
+impl<T, D: fmt::Debug> fmt::Debug for Elements<T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elements")
+            .field("type", &std::any::type_name::<T>())
+            .field("shape", &self.dim)
+            .field("fortran", &self.fortran)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses element types that no block can hold.
+pub(crate) fn check_element<T: Pod>() -> Result<()> {
+    let name = std::any::type_name::<T>();
+    if size_of::<T>() == 0 {
+        return Err(Error::new(ErrorKind::TypeMismatch, format!("elements of type {name} have no bytes to share")));
+    }
+    if align_of::<T>() > layout::DATA_OFFSET {
+        return Err(Error::new(
+            ErrorKind::TypeMismatch,
+            format!(
+                "elements of type {name} are aligned to {} bytes; a block holds at most {}",
+                align_of::<T>(),
+                layout::DATA_OFFSET
+            ),
+        ));
+    }
+    Ok(())
+}
+
+impl<T: Pod, D: Dimension> Elements<T, D> {
+    /// The elements of shape `dim` that start `offset` bytes into `bytes`.
+    pub(crate) fn new(bytes: Bytes<'_>, offset: usize, dim: D, fortran: bool) -> Result<Self> {
+        check_element::<T>()?;
+        let end = layout::checked_len(size_of::<T>(), dim.slice()).and_then(|(_, len)| len.checked_add(offset));
+        if end.is_none_or(|end| end > bytes.len) {
+            return Err(Error::new(
+                ErrorKind::InvalidSize,
+                format!(
+                    "an array of shape {:?} with {} bytes an element does not fit at offset {offset} of {} bytes",
+                    dim.slice(),
+                    size_of::<T>(),
+                    bytes.len
+                ),
+            ));
+        }
+        // SAFETY: offset <= end <= bytes.len, so the result is inside the mapped range or one past its end.
+        let start = unsafe { bytes.start.add(offset) }.cast::<T>();
+        if !start.is_aligned() {
+            return Err(Error::new(
+                ErrorKind::Layout,
+                format!(
+                    "the elements start at byte {offset}, but {} has to be aligned to {} bytes",
+                    std::any::type_name::<T>(),
+                    align_of::<T>()
+                ),
+            ));
+        }
+        Ok(Self { start, dim, fortran })
+    }
+
+    /// Where the elements begin, in bytes from the start of the block that they lie in.
+    pub(crate) fn offset_in(&self, block: Bytes<'_>) -> usize {
+        self.start.as_ptr().addr() - block.start.as_ptr().addr()
+    }
+
+    pub(crate) fn dim(&self) -> &D {
+        &self.dim
+    }
+
+    pub(crate) fn is_fortran(&self) -> bool {
+        self.fortran
+    }
+
+    fn raw(&self) -> RawArrayView<T, D> {
+        // SAFETY: the type's invariant is what is asked for: a non-null pointer and a shape that does not overflow, with
+        // the strides of a contiguous array.
+        unsafe { RawArrayView::from_shape_ptr(self.dim.clone().set_f(self.fortran), self.start.as_ptr()) }
+    }
+
+    fn raw_mut(&self) -> RawArrayViewMut<T, D> {
+        // SAFETY: as in `raw`; contiguous strides do not overlap.
+        unsafe { RawArrayViewMut::from_shape_ptr(self.dim.clone().set_f(self.fortran), self.start.as_ptr()) }
+    }
+
+    /// All elements.
+    ///
+    /// # Safety
+    /// For as long as `'a` the bytes are mapped and nobody, in any process, writes to them.
+    pub(crate) unsafe fn view<'a>(&self) -> ArrayView<'a, T, D> {
+        // SAFETY: alignment and bounds by the invariant, any bytes are a `T` because it is `Pod`, the rest by the caller.
+        unsafe { self.raw().deref_into_view() }
+    }
+
+    /// All elements, for writing.
+    ///
+    /// # Safety
+    /// For as long as `'a` the bytes are mapped for writing and nobody else, in any process, reads or writes them.
+    pub(crate) unsafe fn view_mut<'a>(&self) -> ArrayViewMut<'a, T, D> {
+        // SAFETY: as in `view`.
+        unsafe { self.raw_mut().deref_into_view_mut() }
+    }
+
+    /// The elements whose index along `axis` lies in `range`, which is clipped to the axis.
+    ///
+    /// # Safety
+    /// As for [`view`](Self::view), for those elements.
+    ///
+    /// # Panics
+    /// Where the array has no such axis.
+    pub(crate) unsafe fn rows<'a>(&self, axis: Axis, range: Range<usize>) -> ArrayView<'a, T, D> {
+        let mut raw = self.raw();
+        raw.slice_axis_inplace(axis, self.clip(axis, range));
+        // SAFETY: slicing keeps within the bounds; the rest as in `view`.
+        unsafe { raw.deref_into_view() }
+    }
+
+    /// The elements whose index along `axis` lies in `range`, which is clipped to the axis, for writing.
+    ///
+    /// # Safety
+    /// As for [`view_mut`](Self::view_mut), for those elements: disjoint ranges of one array may be had at a time.
+    ///
+    /// # Panics
+    /// Where the array has no such axis.
+    pub(crate) unsafe fn rows_mut<'a>(&self, axis: Axis, range: Range<usize>) -> ArrayViewMut<'a, T, D> {
+        let mut raw = self.raw_mut();
+        raw.slice_axis_inplace(axis, self.clip(axis, range));
+        // SAFETY: as in `rows`; a raw view was sliced, so no reference to elements outside the range ever existed.
+        unsafe { raw.deref_into_view_mut() }
+    }
+
+    fn clip(&self, axis: Axis, range: Range<usize>) -> Slice {
+        let len = self.dim.slice()[axis.index()];
+        let end = range.end.min(len);
+        let start = range.start.min(end);
+        Slice::new(start.cast_signed(), Some(end.cast_signed()), 1)
+    }
+}
+
+/// Copies `content` to the given offset of fresh memory.
+///
+/// # Safety
+/// The bytes are mapped for writing and nobody else can reach them yet.
+///
+/// # Panics
+/// Where the content does not fit.
+pub(crate) unsafe fn write_fresh(bytes: Bytes<'_>, offset: usize, content: &[u8]) {
+    assert!(offset <= bytes.len && content.len() <= bytes.len - offset, "content lies within the block");
+    // SAFETY: offset is within the mapped range, as asserted.
+    let target = unsafe { bytes.start.add(offset) };
+    // SAFETY: the target range is mapped for writing and not shared with anybody, so it cannot overlap `content`.
+    unsafe { std::ptr::copy_nonoverlapping(content.as_ptr(), target.as_ptr(), content.len()) };
+}

@@ -1,0 +1,104 @@
+//! `.npy` files, read into memory and written from it.
+#![expect(unsafe_code, reason = "fills memory that nobody else can reach yet")]
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytemuck::Pod;
+use ndarray::Dimension;
+
+use super::SharedArray;
+use super::attach::{checked_dim, read_header};
+use super::elements::check_element;
+use super::options::ArrayOptions;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::memory::AtomicFile;
+use ndarray::{ArrayViewMut, ShapeBuilder};
+
+impl<T: Pod, D: Dimension> SharedArray<T, D> {
+    /// A copy of a `.npy` file, in anonymous memory. The format's versions 1.0, 2.0 and 3.0 load, in both orders.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Permission`](crate::ErrorKind::Permission) and other errors of reading the
+    /// file; [`Layout`](crate::ErrorKind::Layout) where it is no `.npy` file or a damaged one;
+    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) and [`ShapeMismatch`](crate::ErrorKind::ShapeMismatch) name what was
+    /// found and what was expected; and those of [`zeros`](Self::zeros).
+    #[doc(alias = "np.load")]
+    pub fn load_npy(path: impl AsRef<Path>) -> Result<Self> {
+        Self::options().load_npy(path)
+    }
+
+    /// Writes the array to a `.npy` file, in the array's order, under a read lock. The file replaces what is at `path` when
+    /// it is whole.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read), and those of writing the file.
+    #[doc(alias = "np.save")]
+    pub fn save_npy(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let failed = |error: std::io::Error| Error::from_os(error, format!("cannot write {}", path.display()));
+        let header = layout::encode_header(&self.dtype(), self.is_fortran(), self.shape())?;
+        let file = AtomicFile::create(path)?;
+        {
+            let guard = self.read()?;
+            let mut out = BufWriter::new(file.as_file());
+            out.write_all(&header).map_err(failed)?;
+            match guard.as_slice_memory_order() {
+                Some(elements) => out.write_all(bytemuck::cast_slice(elements)).map_err(failed)?,
+                // Not reached by arrays of this crate, which are contiguous; right for any.
+                None => guard.iter().try_for_each(|element| out.write_all(bytemuck::bytes_of(element))).map_err(failed)?,
+            }
+            out.flush().map_err(failed)?;
+        }
+        file.publish()
+    }
+}
+
+impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
+    /// See [`SharedArray::load_npy`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn load_npy(self, path: impl AsRef<Path>) -> Result<SharedArray<T, D>> {
+        let path = path.as_ref();
+        let failed = |error: std::io::Error| Error::from_os(error, format!("cannot read {}", path.display()));
+        check_element::<T>()?;
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        let header = read_header(usize::try_from(len).unwrap_or(usize::MAX), |offset, buffer| {
+            read_up_to(&file, buffer, offset as u64).map_err(failed)
+        })?;
+        layout::check_dtype::<T>(&header.dtype)?;
+        let dim: D = checked_dim(&header.shape)?;
+        let fill = |mut view: ArrayViewMut<'_, T, D>| -> Result<()> {
+            let data = view.as_slice_memory_order_mut().unwrap_or_default();
+            file.read_exact_at(bytemuck::cast_slice_mut(data), header.data_offset as u64).map_err(failed)
+        };
+        match self.build(self.target(), dim.set_f(header.fortran_order), fill) {
+            Ok(array) => Ok(array),
+            Err(super::create::Failed::Ours(error) | super::create::Failed::Theirs(error)) => Err(error),
+        }
+    }
+}
+
+fn read_up_to(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<usize> {
+    let wanted = buffer.len();
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => break,
+            Ok(read) => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(wanted - buffer.len())
+}

@@ -1,0 +1,81 @@
+//! Sealing a block against writing, for good.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::SealFlag;
+
+use super::shared_memory::{SharedMemory, Whereabouts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::file;
+use crate::sys::map::Access;
+use crate::sys::memfd;
+
+/// How long other processes have to drop the mappings through which they could write.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
+}
+
+impl SharedMemory {
+    /// Seals the block against writing. Where that fails it is as it was; where not even that can be had, it is not
+    /// mapped any more, see [`Mapping::is_mapped`](crate::sys::map::Mapping::is_mapped).
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        self.lock.block().check_process()?;
+        if !matches!(self.whereabouts, Whereabouts::Anonymous | Whereabouts::Nameless) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{} cannot be frozen: the kernel seals anonymous memory only", self.whereabouts),
+            ));
+        }
+        // The kernel refuses while any mapping could write, one that was made for reading through this descriptor too.
+        self.mapping.hide()?;
+        let sealed = self.seal_within(PATIENCE);
+        let access = if sealed.is_ok() { Access::ReadOnly } else { Access::ReadWrite };
+        let mapped = file::reopen(self.file.as_fd(), access).and_then(|fd| {
+            self.mapping.show(fd.as_fd(), access)?;
+            self.file = fd;
+            Ok(())
+        });
+        sealed.and(mapped)
+    }
+
+    fn seal_within(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        self.lock.block().ask_borrowers_to_let_go(deadline);
+        let mut pause = Duration::from_micros(50);
+        loop {
+            match memfd::add_seals(self.file.as_fd(), seals()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(5));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(Error::new(
+                        ErrorKind::WouldBlock,
+                        format!(
+                            "another process has had the array mapped for writing for {} seconds, so it cannot be frozen",
+                            patience.as_secs()
+                        ),
+                    ));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The memory behind a descriptor, for reading, where the kernel lets nobody write it.
+    pub(crate) fn from_frozen_fd(fd: BorrowedFd<'_>) -> Result<Self> {
+        file::require_regular(fd, Path::new("the descriptor"))?;
+        let found = memfd::get_seals(fd)?;
+        if !found.contains(seals()) {
+            return Err(Error::new(
+                ErrorKind::Permission,
+                format!("this memory is not frozen: it bears the seals {found:?}, expected {:?}", seals()),
+            ));
+        }
+        Self::from_fd(fd, Access::ReadOnly)
+    }
+}
