@@ -1,1 +1,3 @@
 //! The only system calls.
+
+pub(crate) mod socket;
