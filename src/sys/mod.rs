@@ -1,3 +1,4 @@
 //! The only system calls.
 
+pub(crate) mod process;
 pub(crate) mod socket;
