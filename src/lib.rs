@@ -5,6 +5,8 @@ compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, op
 mod error;
 mod layout;
 mod memory;
+mod pool;
 mod sys;
 
 pub use error::{Error, ErrorKind, Result};
+pub use pool::start::init::{__init_before_main, init};

@@ -195,6 +195,12 @@ impl AsFd for Socket {
     }
 }
 
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> OwnedFd {
+        socket.0
+    }
+}
+
 /// A signal, or the notice that the other end was closed with messages unread: the kernel gives it once, before what is
 /// still queued for this end, and the next call finds the queue, its end, or `EPIPE`.
 fn is_passing(error: &io::Error) -> bool {
