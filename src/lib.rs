@@ -6,6 +6,7 @@ mod array;
 mod error;
 mod layout;
 mod memory;
+mod pool;
 mod sys;
 
 pub use array::{
@@ -14,3 +15,4 @@ pub use array::{
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
+pub use pool::start::init::{__init_before_main, init};

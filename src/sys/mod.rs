@@ -1,9 +1,12 @@
 //! The only system calls.
 
+pub(crate) mod exe;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
+pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod socket;
 pub(crate) mod space;

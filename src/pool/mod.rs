@@ -1,0 +1,4 @@
+//! Worker processes and the tasks that they run.
+
+pub(crate) mod start;
+pub(crate) mod worker;

@@ -1,0 +1,240 @@
+//! The worker's side of starting: [`init`] and [`init_before_main!`](crate::init_before_main).
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getppid};
+
+use super::{Hello, WORKER_ARGUMENT};
+use crate::pool::worker::worker_main;
+use crate::sys::socket::Socket;
+use crate::sys::{exe, process as sys_process};
+
+/// The exit code of a process that was told to be a worker and cannot be one.
+const NOT_A_WORKER: i32 = 2;
+/// The exit code of Rust's own runtime after a panic.
+const PANICKED: i32 = 101;
+
+static INITIALIZED: AtomicBool = AtomicBool::new(false);
+
+/// Lets this program start copies of itself as workers and servers; to be called early in `main`.
+///
+/// A pool starts its worker processes as copies of the running program. In such a copy this function never returns: the
+/// process does the pool's work and ends. In every other process it takes note and returns at once, any number of times.
+///
+/// What stands before it in `main` also runs in every worker, such as setting up a logger or a panic hook. Nothing before
+/// it should look at the program's arguments, start threads, or take long. Where `main` belongs to somebody else, as in
+/// tests, benches and libraries, use [`init_before_main!`](crate::init_before_main).
+///
+/// A process that has a worker's argument (`--ndshm-worker=…`) but was not started by a pool ends with a message and exit
+/// code 2.
+///
+/// # Examples
+/// ```
+/// ndshm::init();
+/// // Only the program itself comes here, never its workers.
+/// assert_eq!(std::env::args().count(), 1);
+/// ```
+pub fn init() {
+    start(Moment::InMain);
+}
+
+/// Calls [`init`](crate::init) before `main`: to be written once in a crate whose `main` is someone else's, such as a test,
+/// a bench or a library.
+///
+/// Workers then never reach `main`, so nothing in it, such as a logger or a panic hook, is set up in them; static
+/// constructors of C++ libraries may not have run either.
+///
+/// # Examples
+/// ```
+/// ndshm::init_before_main!();
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! init_before_main {
+    () => {
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static INIT: extern "C" fn() = $crate::__init_before_main;
+        };
+    };
+}
+
+/// What [`init_before_main!`](crate::init_before_main) places among the functions that run before `main`.
+#[doc(hidden)]
+pub extern "C" fn __init_before_main() {
+    start(Moment::BeforeMain);
+}
+
+/// Whether `init` was called in this program.
+pub(crate) fn is_initialized() -> bool {
+    // Relaxed: the flag says that a function ran, and nothing was written for others to read.
+    INITIALIZED.load(Ordering::Relaxed)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    InMain,
+    BeforeMain,
+}
+
+/// Why this process, told to be a worker, is not one.
+enum Refusal {
+    /// Nobody started it as one.
+    NotStarted(&'static str),
+    /// Somebody did, and something does not fit.
+    Failed(String),
+    /// There is nobody left to work for, or to tell.
+    ParentGone,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotStarted(why) => {
+                write!(f, "{WORKER_ARGUMENT} is for worker processes that a pool starts, and this is none: {why}")
+            }
+            Refusal::Failed(why) => write!(f, "a worker process could not start: {why}"),
+            Refusal::ParentGone => f.write_str("the process that started this worker has ended"),
+        }
+    }
+}
+
+fn start(moment: Moment) {
+    if INITIALIZED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let Some(argument) = first_argument(moment) else { return };
+    let Some(index) = argument.as_bytes().strip_prefix(WORKER_ARGUMENT.as_bytes()) else { return };
+    let index = std::str::from_utf8(index).ok().and_then(|index| index.parse().ok());
+    // From here on `main` must not go on, not even by a panic that it catches.
+    let ended = catch_unwind(AssertUnwindSafe(|| match become_worker(index, moment) {
+        Ok((socket, index)) => worker_main(socket, index),
+        Err(refusal) => {
+            if !matches!(refusal, Refusal::ParentGone) {
+                eprintln!("ndshm: {refusal}");
+            }
+            process::exit(NOT_A_WORKER)
+        }
+    }));
+    match ended {
+        Ok(never) => never,
+        Err(_panic) => process::exit(PANICKED),
+    }
+}
+
+/// Before `main` only glibc has handed its arguments to Rust; the kernel's copy serves the others.
+fn first_argument(moment: Moment) -> Option<OsString> {
+    if moment == Moment::InMain || cfg!(target_env = "gnu") {
+        return std::env::args_os().nth(1);
+    }
+    let line = std::fs::read("/proc/self/cmdline").ok()?;
+    line.split(|byte| *byte == 0).nth(1).map(|argument| OsStr::from_bytes(argument).to_owned())
+}
+
+fn become_worker(index: Option<usize>, moment: Moment) -> Result<(Socket, usize), Refusal> {
+    let index = index.ok_or(Refusal::NotStarted("no number follows"))?;
+    if exe::is_secure_execution() {
+        return Err(Refusal::NotStarted("the program runs with other rights than its caller's"));
+    }
+    // Among the numbers of the standard streams nothing of ours may lie: this clones to 3 or above.
+    let socket = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(Socket::from_fd)
+        .map_err(|_| Refusal::NotStarted("its standard input is not a pool's socket"))?;
+    let (parent, user) = socket.peer_pid_uid().map_err(failed)?;
+    if user != geteuid().as_raw() {
+        return Err(Refusal::NotStarted("its socket belongs to another user"));
+    }
+
+    // Reaches a worker that is stopped, too, which never sees its socket close. Checked after it is set: the parent may
+    // have ended before.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed)?;
+    if getppid().as_raw() != parent {
+        return Err(Refusal::ParentGone);
+    }
+    fill_standard_streams().map_err(failed)?;
+    sys_process::leave_interrupts_to_parent();
+    if moment == Moment::BeforeMain {
+        sys_process::ignore_broken_pipes();
+    }
+    // Only a help for who reads `ps` or `top`.
+    let _ = prctl::set_name(&thread_name(index));
+
+    say_hello(&socket, parent)?;
+    Ok((socket, index))
+}
+
+/// Puts `/dev/null` in the place of the socket as standard input, and wherever else the parent left a gap, so that no file
+/// that a task opens is written to by `println!`.
+fn fill_standard_streams() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // The file itself may have landed in a gap; the copy lies above.
+    let null = null.as_fd().try_clone_to_owned()?;
+    dup2_stdin(&null)?;
+    if fcntl(io::stdout().as_fd(), FcntlArg::F_GETFD).is_err() {
+        dup2_stdout(&null)?;
+    }
+    if fcntl(io::stderr().as_fd(), FcntlArg::F_GETFD).is_err() {
+        dup2_stderr(&null)?;
+    }
+    Ok(())
+}
+
+/// Waits for the parent's greeting and answers it, even a wrong one: the parent has the words to explain it.
+fn say_hello(socket: &Socket, parent: i32) -> Result<(), Refusal> {
+    let ours = Hello::of_this_process(exe::main_executable().map_err(failed)?.build_id());
+    let greeting = socket.recv().map_err(failed)?.ok_or(Refusal::ParentGone)?;
+    socket.send(&ours.encode(), &[]).map_err(|_| Refusal::ParentGone)?;
+    match Hello::decode(&greeting.bytes) {
+        Some(theirs)
+            if theirs.protocol == ours.protocol
+                && theirs.build_id == ours.build_id
+                && theirs.pid.cast_signed() == parent =>
+        {
+            Ok(())
+        }
+        _ => Err(Refusal::Failed("the process that started it is another build of this program".to_owned())),
+    }
+}
+
+fn failed(error: impl fmt::Display) -> Refusal {
+    Refusal::Failed(error.to_string())
+}
+
+/// At most 15 bytes, or the kernel cuts it.
+fn thread_name(index: usize) -> std::ffi::CString {
+    let names = [format!("ndshm worker {index}"), format!("ndshm w{index}"), "ndshm worker".to_owned()];
+    let name = names.into_iter().find(|name| name.len() <= 15).unwrap_or_default();
+    std::ffi::CString::new(name).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_what_the_kernel_keeps() {
+        assert_eq!(thread_name(7).to_bytes(), b"ndshm worker 7");
+        assert_eq!(thread_name(99).to_bytes(), b"ndshm worker 99");
+        assert_eq!(thread_name(1234).to_bytes(), b"ndshm w1234");
+        assert_eq!(thread_name(usize::MAX).to_bytes(), b"ndshm worker");
+    }
+
+    #[test]
+    fn tests_are_initialized_before_main() {
+        assert!(is_initialized());
+    }
+}

@@ -1,0 +1,327 @@
+//! The parent's side of starting: [`spawn_worker`].
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::init::{init, is_initialized};
+use super::{Hello, WORKER_ARGUMENT};
+use crate::sys::exe::{self, Executable};
+use crate::sys::process::{Ended, PerProcess, PidFd, poll_readable};
+use crate::sys::socket::Socket;
+use crate::{Error, ErrorKind, Result};
+
+/// How long a worker may take from its start to `init`.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a worker is started with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpawnOptions {
+    /// Environment variables to set, or to remove where there is no value; all others are inherited.
+    pub env: Vec<(OsString, Option<OsString>)>,
+    pub index: usize,
+}
+
+/// A worker that has said hello.
+#[derive(Debug)]
+pub(crate) struct WorkerProcess {
+    pub pid: u32,
+    pub pidfd: PidFd,
+    pub socket: Socket,
+}
+
+/// Starts a worker and waits until it has reached `init`.
+///
+/// # Errors
+/// `NotInitialized` if `init` was not called here, so that nothing was started, or was not reached there; `WorkerDied` if
+/// the worker was killed before; `Unsupported` where copies of this program cannot be started.
+pub(crate) fn spawn_worker(options: &SpawnOptions) -> Result<WorkerProcess> {
+    StartingWorker::begin(options)?.finish()
+}
+
+/// A worker that has not said hello yet: several can be begun before the first is waited for.
+///
+/// Dropped before it is [finished](Self::finish), it is killed and reaped.
+#[derive(Debug)]
+pub(crate) struct StartingWorker {
+    /// `None` once it is finished.
+    process: Option<WorkerProcess>,
+    since: Instant,
+    executable: &'static Executable,
+}
+
+impl StartingWorker {
+    /// Starts the process, and waits for nothing but the kernel.
+    pub(crate) fn begin(options: &SpawnOptions) -> Result<StartingWorker> {
+        let executable = startable()?;
+        let since = Instant::now();
+        let (socket, theirs) = Socket::pair()?;
+        let (pid, pidfd) = run_on_spawner(command(options, theirs.into()))?;
+        let worker = StartingWorker { process: Some(WorkerProcess { pid, pidfd, socket }), since, executable };
+        let greeting = Hello::of_this_process(executable.build_id()).encode();
+        // A worker that has ended already is a matter for `finish`, which can say how.
+        if let Some(process) = &worker.process
+            && let Err(error) = process.socket.try_send(&greeting, &[])
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(Error::from_os(error, "cannot greet a worker process"));
+        }
+        Ok(worker)
+    }
+
+    /// Waits for its hello, 10 seconds from its start at most.
+    pub(crate) fn finish(mut self) -> Result<WorkerProcess> {
+        let hello = self.hello()?;
+        self.check(&hello)?;
+        self.process.take().ok_or_else(|| Error::new(ErrorKind::Closed, "the worker was taken before"))
+    }
+
+    fn hello(&self) -> Result<Vec<u8>> {
+        let Some(WorkerProcess { pidfd, socket, .. }) = &self.process else { return Ok(Vec::new()) };
+        let deadline = self.since + HELLO_TIMEOUT;
+        loop {
+            // The socket first: a worker may say hello and be killed, which is for its later user to find out.
+            match socket.try_recv() {
+                Ok(Some(received)) => return Ok(received.bytes),
+                // Closed, which says nothing about the process: it may take its time to end.
+                Ok(None) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    return Err(pidfd.wait_timeout(left).map_or_else(never_came, ended_early));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Error::from_os(error, "cannot hear a worker process")),
+            }
+            // Only after the socket was found empty. Its end counts even while a grandchild holds the socket open.
+            if pidfd.has_ended() {
+                match socket.try_recv() {
+                    Ok(Some(received)) => return Ok(received.bytes),
+                    _ => return Err(ended_early(pidfd.wait())),
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(never_came());
+            }
+            poll_readable(&[socket.as_fd(), pidfd.as_fd()], Some(left))
+                .map_err(|error| Error::from_os(error, "cannot wait for a worker process"))?;
+        }
+    }
+
+    fn check(&self, hello: &[u8]) -> Result<()> {
+        let expected = Hello {
+            pid: self.process.as_ref().map_or(0, |process| process.pid),
+            ..Hello::of_this_process(self.executable.build_id())
+        };
+        match Hello::decode(hello) {
+            Some(hello) if hello == expected => Ok(()),
+            found => {
+                let found = found.map_or_else(|| "something else".to_owned(), |hello| hello.to_string());
+                let message = format!(
+                    "a worker process is not a copy of this program: it said {found}, and {expected} was expected"
+                );
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
+    }
+}
+
+impl Drop for StartingWorker {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            // It has ended where that fails, and then only needs to be reaped.
+            let _ = process.pidfd.kill(libc::SIGKILL);
+            process.pidfd.wait();
+        }
+    }
+}
+
+impl fmt::Display for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "protocol {} of process {}, build ", self.protocol, self.pid)?;
+        self.build_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The executable that workers are started from, where they can be.
+fn startable() -> Result<&'static Executable> {
+    if !is_initialized() {
+        return Err(Error::new(
+            ErrorKind::NotInitialized,
+            "ndshm::init was not called in this program, and without it a worker process would run main again: call it \
+             first in main, or write ndshm::init_before_main!() once where main is someone else's (a test, a bench, a \
+             library)",
+        ));
+    }
+    if exe::is_secure_execution() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "this program runs with other rights than its caller's (setuid, setgid or file capabilities): it starts no \
+             copies of itself",
+        ));
+    }
+    let executable = exe::main_executable()?;
+    if executable.code_offset(init as fn() as usize).is_none() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "ndshm lies in a library that was loaded by another program, which cannot be started as a worker: use a pool \
+             without worker processes there (Pool::serial)",
+        ));
+    }
+    Ok(executable)
+}
+
+fn ended_early(ended: Ended) -> Error {
+    let kind = match ended {
+        Ended::Exited(_) => ErrorKind::NotInitialized,
+        Ended::Signaled { .. } | Ended::Unknown => ErrorKind::WorkerDied,
+    };
+    Error::new(
+        kind,
+        format!(
+            "a worker process ended before it reached ndshm::init: it {ended}; init has to be called on every way through \
+             main, before the arguments are looked at"
+        ),
+    )
+}
+
+fn never_came() -> Error {
+    Error::new(
+        ErrorKind::NotInitialized,
+        format!(
+            "a worker process did not reach ndshm::init within {} s and was killed: init has to be called early in main",
+            HELLO_TIMEOUT.as_secs()
+        ),
+    )
+}
+
+/// This program again, as a worker. Nothing here may make the standard library fork (`pre_exec`, ids, groups): with a
+/// large heap that takes longer than all the rest.
+fn command(options: &SpawnOptions, stdin: OwnedFd) -> Command {
+    let mut command = Command::new(exe::SELF);
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
+    command.arg(format!("{WORKER_ARGUMENT}{}", options.index)).stdin(Stdio::from(stdin));
+    for (name, value) in &options.env {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// One process to start.
+#[derive(Debug)]
+struct Job {
+    command: Command,
+    done: SyncSender<Result<(u32, PidFd)>>,
+}
+
+/// Starts the process on the thread that lives as long as this one: the kernel takes the end of the thread that started
+/// it for the end of its parent.
+fn run_on_spawner(command: Command) -> Result<(u32, PidFd)> {
+    static SPAWNER: PerProcess<Sender<Job>> = PerProcess::new();
+    let gone = |_| Error::new(ErrorKind::Closed, "the thread that starts worker processes has ended");
+    let spawner = SPAWNER.get_or_try_init(|| {
+        let (jobs, queue) = channel::<Job>();
+        thread::Builder::new()
+            .name("ndshm spawn".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                for Job { command, done } in queue {
+                    // Nobody waits any more if that fails; what was started has lost its socket, and ends.
+                    let _ = done.send(run(command));
+                }
+            })
+            .map_err(|error| Error::from_os(error, "cannot start the thread that starts worker processes"))?;
+        Ok(jobs)
+    })?;
+    let (done, result) = sync_channel(1);
+    spawner.send(Job { command, done }).map_err(|error| gone(error.to_string()))?;
+    result.recv().map_err(|error| gone(error.to_string()))?
+}
+
+/// Takes the command so that its end of the socket is closed here when this returns.
+fn run(mut command: Command) -> Result<(u32, PidFd)> {
+    let child = command.spawn().map_err(|error| Error::from_os(error, "cannot start a worker process"))?;
+    let pid = child.id();
+    // Nothing of ours waits for it before that; `Child` never does by itself.
+    match PidFd::open(pid.cast_signed()) {
+        Ok(pidfd) => Ok((pid, pidfd)),
+        Err(error) => {
+            abandon(child);
+            Err(error)
+        }
+    }
+}
+
+#[cold]
+fn abandon(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(pid: u32) -> String {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_worker_says_hello_and_ends_when_its_socket_closes() {
+        let worker = spawn_worker(&SpawnOptions { env: Vec::new(), index: 12 }).unwrap();
+        assert!(!worker.pidfd.has_ended());
+        assert!(stat(worker.pid).contains("(ndshm worker 12)"), "{}", stat(worker.pid));
+        drop(worker.socket);
+        assert_eq!(worker.pidfd.wait(), Ended::Exited(0));
+        assert_eq!(stat(worker.pid), "", "it was reaped");
+    }
+
+    #[test]
+    fn workers_can_start_at_the_same_time_and_inherit_a_changed_environment() {
+        let env = vec![("NDSHM_TEST_ADDED".into(), Some("yes".into())), ("PATH".into(), None)];
+        let begun: Vec<_> =
+            (0..3).map(|index| StartingWorker::begin(&SpawnOptions { env: env.clone(), index }).unwrap()).collect();
+        for starting in begun {
+            let worker = starting.finish().unwrap();
+            let env = std::fs::read(format!("/proc/{}/environ", worker.pid)).unwrap();
+            let has = |wanted: &[u8]| env.split(|byte| *byte == 0).any(|entry| entry.starts_with(wanted));
+            assert!(has(b"NDSHM_TEST_ADDED=yes") && !has(b"PATH="));
+            worker.pidfd.kill(libc::SIGKILL).unwrap();
+            assert_eq!(worker.pidfd.wait(), Ended::Signaled { signal: libc::SIGKILL, core: false });
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_not_waited_for_is_killed_and_reaped() {
+        let starting = StartingWorker::begin(&SpawnOptions::default()).unwrap();
+        let pid = starting.process.as_ref().unwrap().pid;
+        drop(starting);
+        assert_eq!(stat(pid), "");
+    }
+
+    #[test]
+    fn a_worker_that_dies_before_init_is_reported_with_its_cause() {
+        let starting = StartingWorker::begin(&SpawnOptions::default()).unwrap();
+        let process = starting.process.as_ref().unwrap();
+        // It may have said hello first, and then starting it was a success.
+        process.pidfd.kill(libc::SIGKILL).unwrap();
+        if let Err(error) = starting.finish() {
+            assert_eq!(error.kind(), ErrorKind::WorkerDied);
+            let message = error.to_string();
+            assert!(
+                message.contains("before it reached ndshm::init: it was killed by signal 9 (SIGKILL)"),
+                "{message}"
+            );
+        }
+    }
+}
