@@ -161,3 +161,65 @@ fn link(file: Unlinked, path: &Path) -> Result<OwnedFd> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_on_disk_appears_whole_stays_and_opens_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.npy");
+        let draft = SharedMemory::options().draft(Target::Path(path.clone()), 5000).unwrap();
+        crate::memory::copy::copy_in(draft.mapping(), 4990, b"last bytes");
+        assert!(!path.exists(), "nobody sees a draft");
+        drop(draft.publish().unwrap());
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 5000, "reserved");
+
+        let again = SharedMemory::options().draft(Target::Path(path.clone()), 10).unwrap();
+        assert_eq!(again.publish().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        drop(SharedMemory::options().draft(Target::Path(dir.path().join("dropped")), 10).unwrap());
+        let link = dir.path().join("link");
+        symlink(&path, &link).unwrap();
+        for path in [&path, &link] {
+            let mut memory = SharedMemory::open_path(path, Access::ReadOnly).unwrap();
+            let mut bytes = [0; 10];
+            memory.read_at(4990, &mut bytes).unwrap();
+            assert_eq!((&bytes, memory.size(), memory.name()), (b"last bytes", 5000, None));
+            assert_eq!(memory.unlink().unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        assert_eq!(SharedMemory::open_path(dir.path(), Access::ReadWrite).unwrap_err().kind(), ErrorKind::Layout);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_descriptor_is_mapped_through_one_of_its_own() {
+        let memory = SharedMemory::anonymous(100).unwrap();
+        let fd = memory.reopen(Access::ReadWrite).unwrap();
+        let other = SharedMemory::from_fd(fd.as_fd(), Access::ReadWrite).unwrap();
+        drop(fd);
+        other.write_at(90, b"ten bytes.").unwrap();
+        let mut bytes = [0; 20];
+        assert_eq!(memory.read_header(90, &mut bytes).unwrap(), 10);
+        assert_eq!(bytes[..10], *b"ten bytes.");
+
+        let (pipe, _write) = nix::unistd::pipe().unwrap();
+        let error = SharedMemory::from_fd(pipe.as_fd(), Access::ReadOnly).unwrap_err();
+        assert_eq!(error.to_string(), "the descriptor is a FIFO, expected a regular file");
+    }
+
+    #[test]
+    fn a_file_cut_short_is_a_short_header_and_no_bus_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cut");
+        fs::write(&path, [1; 8192]).unwrap();
+        let memory = SharedMemory::open_path(&path, Access::ReadOnly).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+        assert_eq!(memory.read_header(4096, &mut [0; 8]).unwrap(), 0);
+        assert_eq!(memory.mapping().populate(4096..8192, false).unwrap_err().kind(), ErrorKind::NoSpace);
+    }
+}

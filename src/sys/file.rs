@@ -91,7 +91,8 @@ fn open_error(errno: Errno, path: &Path, access: Access, links: Links) -> Error 
     }
 }
 
-fn descriptors_error(errno: Errno, what: &str) -> Error {
+#[cold]
+pub(crate) fn descriptors_error(errno: Errno, what: &str) -> Error {
     Error::from_os(errno, format!("cannot {what}: no file descriptor is left; see `ulimit -n`"))
 }
 
@@ -337,5 +338,59 @@ fn create_error(errno: Errno, dir: &Path) -> Error {
         }
         Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, &format!("create a file in {shown}")),
         _ => Error::from_os(errno, format!("cannot create a file in {shown}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_name_gets_one_with_and_without_o_tmpfile() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        for (i, make) in [Unlinked::create, Unlinked::create_hidden].into_iter().enumerate() {
+            let path = dir.path().join(format!("file-{i}"));
+            let before = names();
+            drop(make(dir.path(), 0o600).unwrap());
+            assert_eq!(names(), before, "dropped, nothing is left");
+
+            let file = make(dir.path(), 0o600).unwrap();
+            nix::sys::uio::pwrite(file.fd(), b"whole", 0).unwrap();
+            assert!(!path.exists());
+            let fd = file.link(&path).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+            assert_eq!(identity_at(&path).unwrap(), Some(identity(fd.as_fd()).unwrap()));
+
+            let taken = make(dir.path(), 0o600).unwrap().link(&path);
+            assert_eq!(taken.unwrap_err(), Errno::EEXIST);
+            assert_eq!(names(), before + 1, "neither the hidden name nor the refused file is left");
+        }
+        let missing = Unlinked::create(&dir.path().join("missing"), 0o600).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        assert!(missing.to_string().contains("no directory"), "{missing}");
+    }
+
+    #[test]
+    fn zeros_stand_in_for_a_reservation() {
+        let file = tempfile::tempfile().unwrap();
+        let size = (2 << 20) + 12_345;
+        set_size(file.as_fd(), size).unwrap();
+        write_zeros(file.as_fd(), 4096, size).unwrap();
+        let stat = stat_of(file.as_fd()).unwrap();
+        assert_eq!(stat.st_size.unsigned_abs(), size as u64);
+        assert!(stat.st_blocks.unsigned_abs() * 512 >= 2 << 20);
+    }
+
+    #[test]
+    fn reading_stops_where_the_file_ends() {
+        let file = tempfile::tempfile().unwrap();
+        nix::sys::uio::pwrite(&file, b"0123456789", 0).unwrap();
+        let mut out = [0; 8];
+        assert_eq!(read_at(file.as_fd(), 0, &mut out).unwrap(), 8);
+        assert_eq!(read_at(file.as_fd(), 7, &mut out).unwrap(), 3);
+        assert_eq!(out[..3], *b"789");
+        assert_eq!(read_at(file.as_fd(), 10, &mut out).unwrap(), 0);
+        assert_eq!(read_at(file.as_fd(), usize::MAX, &mut out).unwrap_err().kind(), ErrorKind::InvalidSize);
     }
 }

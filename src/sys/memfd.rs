@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::sys::file::descriptors_error;
 use crate::{Error, ErrorKind, Result};
 
 /// A new, empty memfd that can be sealed and never be run as a program.
@@ -20,6 +21,7 @@ pub(crate) fn create() -> Result<OwnedFd> {
     }
     .map_err(|errno| match errno {
         Errno::ENOSYS => Error::from_os(errno, "this kernel has no memfd_create, which anonymous memory is made with"),
+        Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, "create anonymous memory"),
         _ => Error::from_os(errno, "cannot create anonymous memory"),
     })
 }
