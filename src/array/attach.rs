@@ -12,7 +12,7 @@ use super::core::Core;
 use super::create::dim_and_order;
 use super::elements::{Bytes, Elements};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{self, trailer, NpyHeader};
+use crate::layout::{self, NpyHeader, trailer};
 use crate::memory::{SharedMemory, SharedMemoryOptions};
 use crate::sys::map::Access;
 

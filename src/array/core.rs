@@ -77,7 +77,13 @@ impl Core {
                 },
             ));
         };
-        Ok(Held { core: self, epoch: epoch(), writing: AtomicBool::new(false), panicking: std::thread::panicking(), _locked: locked })
+        Ok(Held {
+            core: self,
+            epoch: epoch(),
+            writing: AtomicBool::new(false),
+            panicking: std::thread::panicking(),
+            _locked: locked,
+        })
     }
 
     fn begin(&self) {
@@ -160,7 +166,10 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         // In a forked child the trailer is not mapped, and the write is the parent's.
-        if self.writing.load(Ordering::Relaxed) && self.epoch == epoch() && (self.panicking || !std::thread::panicking()) {
+        if self.writing.load(Ordering::Relaxed)
+            && self.epoch == epoch()
+            && (self.panicking || !std::thread::panicking())
+        {
             self.core.finish();
         }
     }

@@ -7,12 +7,12 @@ use std::path::Path;
 use bytemuck::Pod;
 use ndarray::{ArrayRef, ArrayView, ArrayViewMut, Dimension, ShapeBuilder};
 
+use super::SharedArray;
 use super::core::Core;
 use super::elements::{Bytes, Elements, check_element, write_fresh};
 use super::options::ArrayOptions;
-use super::SharedArray;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{self, trailer, BlockLayout, DType};
+use crate::layout::{self, BlockLayout, DType, trailer};
 use crate::memory::Target;
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
@@ -186,7 +186,12 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     }
 
     /// Builds with a `fill` that cannot fail.
-    fn make<Sh>(&self, target: Target, shape: Sh, fill: impl FnOnce(ArrayViewMut<'_, T, D>)) -> Result<SharedArray<T, D>>
+    fn make<Sh>(
+        &self,
+        target: Target,
+        shape: Sh,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>),
+    ) -> Result<SharedArray<T, D>>
     where
         Sh: ShapeBuilder<Dim = D>,
     {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use ndarray::{ArrayView, Axis, Dimension};
 
+use super::SharedArray;
 use super::attach::describe;
 use super::chunks::{Chunks, Source};
 use super::core::Core;
 use super::elements::Elements;
-use super::SharedArray;
 use crate::error::{Error, Result};
 use crate::layout::DType;
 use crate::memory::SharedMemory;
@@ -66,7 +66,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
                 Ok(FrozenArray { inner: Arc::new(Inner { elements, core }) })
             }
             Err(error) => {
-                let array = self.core.memory().mapping().is_mapped().then_some(self);
+                let array = self.core.memory().mapping().is_mapped().then(|| Box::new(self));
                 Err(FreezeError { error, array })
             }
         }
@@ -162,7 +162,8 @@ impl<T, D: fmt::Debug> fmt::Debug for FrozenArray<T, D> {
 /// Why an array could not be frozen, together with the array.
 pub struct FreezeError<T, D> {
     error: Error,
-    array: Option<SharedArray<T, D>>,
+    /// Boxed, so that the error is no larger than what it is returned instead of.
+    array: Option<Box<SharedArray<T, D>>>,
 }
 
 impl<T, D> FreezeError<T, D> {
@@ -173,7 +174,7 @@ impl<T, D> FreezeError<T, D> {
 
     /// The array, as it was; `None` only where the kernel refused to map its memory again.
     pub fn into_array(self) -> Option<SharedArray<T, D>> {
-        self.array
+        self.array.map(|array| *array)
     }
 }
 

@@ -1,5 +1,4 @@
 //! `.npy` files, read into memory and written from it.
-#![expect(unsafe_code, reason = "fills memory that nobody else can reach yet")]
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -51,7 +50,9 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
             match guard.as_slice_memory_order() {
                 Some(elements) => out.write_all(bytemuck::cast_slice(elements)).map_err(failed)?,
                 // Not reached by arrays of this crate, which are contiguous; right for any.
-                None => guard.iter().try_for_each(|element| out.write_all(bytemuck::bytes_of(element))).map_err(failed)?,
+                None => {
+                    guard.iter().try_for_each(|element| out.write_all(bytemuck::bytes_of(element))).map_err(failed)?;
+                }
             }
             out.flush().map_err(failed)?;
         }
@@ -76,11 +77,11 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         })?;
         layout::check_dtype::<T>(&header.dtype)?;
         let dim: D = checked_dim(&header.shape)?;
-        let fill = |mut view: ArrayViewMut<'_, T, D>| -> Result<()> {
+        let read_data = |mut view: ArrayViewMut<'_, T, D>| -> Result<()> {
             let data = view.as_slice_memory_order_mut().unwrap_or_default();
             file.read_exact_at(bytemuck::cast_slice_mut(data), header.data_offset as u64).map_err(failed)
         };
-        match self.build(self.target(), dim.set_f(header.fortran_order), fill) {
+        match self.build(self.target(), dim.set_f(header.fortran_order), read_data) {
             Ok(array) => Ok(array),
             Err(super::create::Failed::Ours(error) | super::create::Failed::Theirs(error)) => Err(error),
         }

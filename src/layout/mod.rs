@@ -11,7 +11,6 @@
 //!
 //! Everything here works on plain bytes that someone else may have written: no length in them is believed before it has
 //! been held against the block's, and nothing panics.
-#![allow(dead_code, unused_imports, reason = "used once the array layer lands")]
 
 mod dtype;
 mod literal;
@@ -20,4 +19,4 @@ pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
-pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAX_HEADER, MAX_RANK, NpyHeader, checked_len, encode_header};
+pub(crate) use npy::{BlockLayout, DATA_OFFSET, NpyHeader, checked_len, encode_header};

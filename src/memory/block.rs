@@ -175,7 +175,6 @@ impl Block {
         }
     }
 
-
     /// Was this state made in the calling process, and not in one that it was forked from?
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.epoch == epoch()
@@ -189,11 +188,6 @@ impl Block {
             ErrorKind::Closed,
             "this handle belongs to the process that this one was forked from; attach to the block anew",
         ))
-    }
-
-    /// A descriptor of the file with the most access that this process has; for `fstat`, `pread` and reopening only.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.own_fd(Access::ReadWrite).0
     }
 
     /// Nobody but this process and its workers can reach the memory.
@@ -343,10 +337,10 @@ impl Block {
                     }
                 }
                 Via::Lending => {
-                    if local.lent.take().is_some() {
-                        if let Some(fd) = self.lending.get() {
-                            lock::unlock(fd.as_fd());
-                        }
+                    if local.lent.take().is_some()
+                        && let Some(fd) = self.lending.get()
+                    {
+                        lock::unlock(fd.as_fd());
                     }
                 }
             }

@@ -6,7 +6,6 @@
 //!
 //! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
 //! nothing behind.
-#![allow(dead_code, reason = "used once the array layer lands")]
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

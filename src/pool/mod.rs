@@ -1,4 +1,391 @@
 //! Worker processes and the tasks that they run.
+//!
+//! | file or folder | idea |
+//! |---|---|
+//! | `args` | what a task can be given, and how it gets it |
+//! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
+//! | `task` | a function is named across the process boundary |
+//! | `start` | a copy of the program becomes a worker |
+//! | `control`, `protocol` | the shared page and the messages |
+//! | `crew`, `running`, `tally` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `worker` | the worker's side |
+//! | `serial` | the same calls without worker processes |
 
+pub(crate) mod args;
+mod call;
+pub(crate) mod chunk;
+mod control;
+mod crew;
+pub(crate) mod plan;
+mod protocol;
+mod running;
+mod serial;
 pub(crate) mod start;
+mod tally;
+mod task;
 pub(crate) mod worker;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use args::{Args, Each, Param};
+pub use call::Call;
+pub use chunk::{Chunk, Progress};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Borrower;
+use crate::sys::fork::{Epoch, epoch};
+use crew::Crew;
+
+/// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
+///
+/// A task is a function, or a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]. Arguments
+/// that split do so along their first axis, into several chunks a worker by default so that uneven work evens out; since
+/// that number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. All arguments that
+/// split have to come to the same number of chunks. A call locks its arrays, for writing or reading, and returns when
+/// every worker is done with them.
+///
+/// Workers are copies of the running program: [`init`](crate::init) has to be called early in `main`, or
+/// [`init_before_main!`](crate::init_before_main) written once in a crate whose `main` is someone else's. A worker runs
+/// its tasks one at a time on its main thread and lives as long as the pool, so a `static OnceLock` or a `thread_local!`
+/// is state of that worker. Workers end with the program, however that ends.
+///
+/// # When something goes wrong
+///
+/// A task that panics is a [`TaskPanicked`](ErrorKind::TaskPanicked) error with its message, place and rows; a worker that
+/// dies, of a signal, an exit or an abort, a [`WorkerDied`](ErrorKind::WorkerDied) error that says how and over which rows.
+/// No further chunks are begun, those that run are finished, and [`Error::rows`] gives all rows that are not. Arrays that
+/// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
+/// workers are replaced.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use ndshm::{Param, Pool, SharedArray};
+///
+/// fn main() -> ndshm::Result<()> {
+///     ndshm::init();
+///     let pool = Pool::builder().workers(2).build()?;
+///     let src = SharedArray::<f64, _>::from_shape_fn((100, 3), |(i, _)| i as f64)?;
+///     let mut out = SharedArray::<f64, _>::zeros((100, 3))?;
+///     let sums = pool.map(
+///         (out.chunks_mut().rows(10), src.chunks(), Param(&0.5)),
+///         |(mut out, src, factor), _chunk| {
+///             out.assign(&(&src * factor));
+///             out.sum()
+///         },
+///     )?;
+///     assert_eq!(sums.len(), 10);
+///     assert_eq!(sums.iter().sum::<f64>(), 7425.0);
+///     assert_eq!(out.read()?.sum(), 7425.0);
+///     Ok(())
+/// }
+/// ```
+///
+/// A closure that captures does not compile: what a task needs comes in as an argument, a value as [`Param`].
+///
+/// ```compile_fail,E0308
+/// use ndshm::{Pool, SharedArray};
+/// # fn main() -> ndshm::Result<()> {
+/// let mut a = SharedArray::<f64, _>::zeros((8, 8))?;
+/// let factor = 2.0;
+/// Pool::serial().for_each(a.chunks_mut(), |mut rows, _| rows *= factor)?;
+/// # Ok(()) }
+/// ```
+///
+/// A view does not get out of its task:
+///
+/// ```compile_fail
+/// use ndshm::{Pool, SharedArray};
+/// # fn main() -> ndshm::Result<()> {
+/// let a = SharedArray::<f64, _>::zeros((8, 8))?;
+/// let views = Pool::serial().map(a.chunks(), |rows, _| rows)?;
+/// # Ok(()) }
+/// ```
+#[doc(alias = "ProcessPoolExecutor")]
+#[doc(alias = "multiprocessing.Pool")]
+pub struct Pool {
+    kind: Kind,
+}
+
+enum Kind {
+    Workers(Arc<Shared>),
+    Serial,
+}
+
+/// What the pool and the blocks that it was lent both hold.
+struct Shared {
+    epoch: Epoch,
+    workers: usize,
+    /// Held for the length of a call: calls of several threads run one after another.
+    crew: Mutex<Crew>,
+    /// A number for the thread that holds `crew`, so that a call from within a call is an error and not a deadlock.
+    caller: AtomicU64,
+    last_call: AtomicU64,
+    /// Serials of blocks that are gone from this process.
+    forgotten: Mutex<Vec<u64>>,
+}
+
+impl Pool {
+    /// A pool of one worker process per CPU that is available to this process.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInitialized`](ErrorKind::NotInitialized) where [`init`](crate::init) was not called, or not reached by a
+    /// worker; [`Unsupported`](ErrorKind::Unsupported) where a copy of the program cannot be started (through `ld.so`,
+    /// without `/proc`, setuid, in a plugin); [`Io`](ErrorKind::Io) and [`NoSpace`](ErrorKind::NoSpace) where the machine
+    /// has no room for more processes.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// How to make a pool of another size or with another environment.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder { workers: None, env: Vec::new() }
+    }
+
+    /// A pool without processes: tasks run here, one after another. For debuggers, tests, libraries and small data; needs
+    /// no [`init`](crate::init).
+    pub fn serial() -> Self {
+        Self { kind: Kind::Serial }
+    }
+
+    /// The number of worker processes; 1 for [`serial`](Self::serial), which works itself.
+    pub fn workers(&self) -> usize {
+        match &self.kind {
+            Kind::Workers(shared) => shared.workers,
+            Kind::Serial => 1,
+        }
+    }
+
+    /// The ids of the worker processes that live at the moment; none for [`serial`](Self::serial). Waits for a call of
+    /// another thread to end; empty from within a call.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        match &self.kind {
+            Kind::Workers(shared) => shared.enter().map(|crew| crew.crew.pids()).unwrap_or_default(),
+            Kind::Serial => Vec::new(),
+        }
+    }
+
+    /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
+    ///
+    /// # Errors
+    ///
+    /// See [`Pool`] for tasks and workers that fail; [`ShapeMismatch`](ErrorKind::ShapeMismatch) where arguments split into
+    /// different numbers of chunks, [`InvalidArgument`](ErrorKind::InvalidArgument) where the same block is given twice and
+    /// once for writing, or an array has no such axis; the errors of locking, see [`SharedArray::read`](crate::SharedArray::read);
+    /// [`Serialization`](ErrorKind::Serialization) where a parameter or a result cannot be turned into bytes and back;
+    /// [`Unsupported`](ErrorKind::Unsupported) for a task that lies in a plugin; [`WouldBlock`](ErrorKind::WouldBlock) from
+    /// within a call of the same pool; [`Closed`](ErrorKind::Closed) in a forked child.
+    pub fn map<A, R>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> R) -> Result<Vec<R>>
+    where
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        self.call().map(args, task)
+    }
+
+    /// Runs `task` for every chunk of `args`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map).
+    pub fn for_each<A: Args>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
+        self.call().for_each(args, task)
+    }
+
+    /// Runs a `task` that may fail for every chunk of `args`, and returns the results in the order of the chunks, or the
+    /// first failure among the chunks that ran.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map), and [`TaskFailed`](ErrorKind::TaskFailed) with what the task's error prints (in the
+    /// alternate form `{:#}`, which shows the whole chain of some error types) and its rows. Arrays are not poisoned by
+    /// that: the task ended in good order.
+    pub fn try_map<A, R, E>(
+        &self,
+        args: A,
+        task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> Result<R, E>,
+    ) -> Result<Vec<R>>
+    where
+        A: Args,
+        R: Serialize + DeserializeOwned,
+        E: fmt::Display,
+    {
+        self.call().try_map(args, task)
+    }
+
+    /// A call with settings of its own.
+    pub fn call(&self) -> Call<'_> {
+        Call::new(self)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Workers(shared) => f.debug_struct("Pool").field("workers", &shared.workers).finish_non_exhaustive(),
+            Kind::Serial => f.write_str("Pool::serial()"),
+        }
+    }
+}
+
+/// How to make a [`Pool`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct PoolBuilder {
+    workers: Option<usize>,
+    env: Vec<(OsString, Option<OsString>)>,
+}
+
+impl PoolBuilder {
+    /// So many worker processes; by default one per CPU available to this process (its affinity and control group).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Sets an environment variable in the workers; all others are inherited.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Removes an environment variable from the workers.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), None));
+        self
+    }
+
+    /// Starts the workers and waits until all of them are there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::new`], and [`InvalidArgument`](ErrorKind::InvalidArgument) for no workers or more than 4096.
+    pub fn build(self) -> Result<Pool> {
+        const MOST: usize = 4096;
+        let workers = match self.workers {
+            Some(workers @ 1..=MOST) => workers,
+            Some(workers) => {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    format!("a pool has 1 to {MOST} workers, found {workers}"),
+                ));
+            }
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(MOST),
+        };
+        let shared = Shared {
+            epoch: epoch(),
+            workers,
+            crew: Mutex::new(Crew::start(workers, self.env)?),
+            caller: AtomicU64::new(0),
+            last_call: AtomicU64::new(0),
+            forgotten: Mutex::default(),
+        };
+        Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
+    }
+}
+
+/// The crew while a call has it. Tells the workers what they may unmap when it comes and goes.
+struct OnDuty<'s> {
+    shared: &'s Shared,
+    crew: MutexGuard<'s, Crew>,
+}
+
+impl Shared {
+    /// Waits for calls of other threads to end.
+    fn enter(&self) -> Result<OnDuty<'_>> {
+        if self.epoch != epoch() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "this pool belongs to the process that this one was forked from",
+            ));
+        }
+        // Relaxed: only this thread stores its own number, and it reads its own stores.
+        if self.caller.load(Ordering::Relaxed) == thread_number() {
+            return Err(Error::new(
+                ErrorKind::WouldBlock,
+                "a call of this pool is running on this thread, and waiting for its end here would never end",
+            ));
+        }
+        // A panic in a callback leaves a crew that was settled, see `running`.
+        let crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
+        self.caller.store(thread_number(), Ordering::Relaxed);
+        let mut duty = OnDuty { shared: self, crew };
+        self.tell_forgotten(&mut duty.crew);
+        Ok(duty)
+    }
+
+    /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
+    fn tell_forgotten(&self, crew: &mut Crew) {
+        let mut serials = std::mem::take(&mut *self.forgotten());
+        crew.forget(&mut serials);
+        self.forgotten().append(&mut serials);
+    }
+
+    fn forgotten(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_call(&self) -> u64 {
+        // Relaxed: only the values have to differ.
+        self.last_call.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Drop for OnDuty<'_> {
+    fn drop(&mut self) {
+        self.shared.tell_forgotten(&mut self.crew);
+        self.shared.caller.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A number for the calling thread, never 0 and never used twice.
+fn thread_number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static MINE: u64 = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    }
+    MINE.try_with(|mine| *mine).unwrap_or(u64::MAX)
+}
+
+impl Borrower for Shared {
+    fn forget(&self, serial: u64) {
+        self.forgotten().push(serial);
+        // Where a call is running it tells the workers when it ends.
+        let mut crew = match self.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.tell_forgotten(&mut crew);
+    }
+
+    fn let_go(&self, serial: u64, deadline: Instant) {
+        loop {
+            match self.crew.try_lock() {
+                Ok(mut crew) => return crew.let_go(serial, deadline),
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner().let_go(serial, deadline),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(TryLockError::WouldBlock) => return,
+            }
+        }
+    }
+}
+
+/// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.epoch != epoch() {
+            self.crew.get_mut().unwrap_or_else(PoisonError::into_inner).disown();
+        }
+    }
+}

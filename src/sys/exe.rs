@@ -1,7 +1,6 @@
 //! Where the main executable lies in memory, so that parent and worker can name its code to each other by offset.
 #![expect(unsafe_code, reason = "dl_iterate_phdr and the program's own headers are read where the loader put them")]
 #![expect(clippy::cast_possible_truncation, reason = "the crate is for 64-bit machines")]
-#![allow(dead_code, reason = "used once the pool's tasks land")]
 
 use std::ffi::c_void;
 use std::fs::File;

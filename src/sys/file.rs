@@ -1,5 +1,4 @@
 //! Files that blocks live in: opened with suspicion, sized, reserved, given a name.
-#![allow(dead_code, reason = "used once the array layer lands")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

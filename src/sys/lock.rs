@@ -142,7 +142,9 @@ fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait) -> Resul
 #[cold]
 fn failed(fd: BorrowedFd<'_>, errno: Errno) -> Error {
     match errno {
-        Errno::EBADF => Error::new(ErrorKind::Permission, "a block that was opened read-only cannot be locked for writing"),
+        Errno::EBADF => {
+            Error::new(ErrorKind::Permission, "a block that was opened read-only cannot be locked for writing")
+        }
         Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP => Error::from_os(
             io::Error::from(errno),
             "the file system of this file has no open file description locks (a network mount?); \

@@ -1,6 +1,5 @@
 //! Mapped files: raw addresses, never slices.
 #![expect(unsafe_code, reason = "mmap, madvise and munmap")]
-#![allow(dead_code, reason = "used once the array layer lands")]
 
 use std::fmt;
 use std::io;

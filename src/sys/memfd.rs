@@ -1,5 +1,4 @@
 //! Memory without a name: memfds and their seals.
-#![allow(dead_code, reason = "used once the array layer lands")]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

@@ -1,6 +1,5 @@
 //! Processes seen through descriptors, so that an id that was given to somebody else is never waited for or killed.
 #![expect(unsafe_code, reason = "pidfd_open, pidfd_send_signal, waitid and sigaction")]
-#![allow(dead_code, reason = "used once the pool lands")]
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,6 @@
 //! Connected pairs of sockets that keep message boundaries and carry file descriptors.
 #![expect(unsafe_code, reason = "sendmsg and recvmsg with descriptors take raw pointers")]
 #![expect(clippy::cast_possible_truncation, reason = "every length is bounded by the constants here")]
-#![allow(dead_code, reason = "used once the pool's protocol lands")]
 
 use std::io;
 use std::mem::MaybeUninit;

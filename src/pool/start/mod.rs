@@ -16,8 +16,6 @@
 //! - [`init`](self::init::init) is the worker's side, and in every other process a note that it was called.
 //! - [`spawn`] is the parent's.
 
-#![allow(dead_code, reason = "used once the pool lands")]
-
 pub(crate) mod init;
 pub(crate) mod spawn;
 

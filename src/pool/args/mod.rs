@@ -1,0 +1,135 @@
+//! What a task can be given.
+//!
+//! | file | arguments |
+//! |---|---|
+//! | `arrays` | `a.chunks_mut()`, `a.chunks()`, `&a` |
+//! | `values` | `Param(&value)`, `Each(&items)` |
+//! | `nested` | tuples, arrays and `Vec`s of arguments |
+#![expect(unsafe_code, reason = "the trait's contract is what views in a task rest on")]
+
+mod arrays;
+mod nested;
+mod values;
+
+pub use values::{Each, Param};
+
+use super::plan::{ArrayLeaf, Leaf, Plan};
+use crate::array::Bytes;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What can be handed to the tasks of a [`Pool`](crate::Pool).
+///
+/// | argument | the task sees |
+/// |---|---|
+/// | [`a.chunks_mut()`](crate::SharedArray::chunks_mut) | its own rows of `a`, exclusively: [`ArrayViewMut<T, D>`](ndarray::ArrayViewMut) |
+/// | [`a.chunks()`](crate::SharedArray::chunks) | the matching rows: [`ArrayView<T, D>`](ndarray::ArrayView) |
+/// | `&a`, a [`SharedArray`](crate::SharedArray) or [`FrozenArray`](crate::FrozenArray) | all of `a`: [`ArrayView<T, D>`](ndarray::ArrayView) |
+/// | [`Param(&value)`](Param) | its own copy |
+/// | [`Each(&items)`](Each) | its own item, one task an item |
+///
+/// and tuples (up to eight), arrays and `Vec`s of these, nested. This trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be handed to the tasks of a pool",
+    label = "not an argument for tasks",
+    note = "give `array.chunks_mut()`, `array.chunks()`, `&array`, `Param(&value)` or `Each(&items)`, \
+            or a tuple, array or `Vec` of these"
+)]
+pub trait Args: sealed::Sealed {
+    /// What a task gets in its place.
+    type Views<'a>;
+
+    /// A mark of this type that parent and worker compare.
+    #[doc(hidden)]
+    const TYPES: u64;
+
+    /// Writes the argument down for the workers.
+    #[doc(hidden)]
+    fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()>;
+
+    /// The views of one chunk, from what `describe` wrote down.
+    ///
+    /// # Safety
+    ///
+    /// The cursor stands where `describe` of a value of this type began. For as long as `'a` the blocks are locked as
+    /// the plan says, and the chunk is in nobody else's hands.
+    #[doc(hidden)]
+    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
+/// Where a worker stands in the description of a call's arguments.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    leaves: std::slice::Iter<'a, Leaf>,
+    blocks: &'a [MappedBlock<'a>],
+    chunk: usize,
+}
+
+/// A block as a task can reach it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MappedBlock<'a> {
+    pub(crate) bytes: Bytes<'a>,
+    pub(crate) writable: bool,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(leaves: &'a [Leaf], blocks: &'a [MappedBlock<'a>], chunk: usize) -> Self {
+        Self { leaves: leaves.iter(), blocks, chunk }
+    }
+
+    fn array(&mut self, writable: bool) -> Result<(&'a ArrayLeaf, Bytes<'a>)> {
+        let Some(Leaf::Array(leaf)) = self.leaves.next() else { return Err(out_of_step()) };
+        match self.blocks.get(leaf.slot) {
+            Some(block) if block.writable || !writable => Ok((leaf, block.bytes)),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    fn param(&mut self) -> Result<&'a [u8]> {
+        match self.leaves.next() {
+            Some(Leaf::Param(bytes)) => Ok(bytes),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    fn item(&mut self) -> Result<&'a [u8]> {
+        match self.leaves.next() {
+            Some(Leaf::Each(items)) => items.get(self.chunk).map(|bytes| bytes.as_slice()).ok_or_else(out_of_step),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    fn count(&mut self) -> Result<usize> {
+        match self.leaves.next() {
+            Some(Leaf::Many(count)) => Ok(*count),
+            _ => Err(out_of_step()),
+        }
+    }
+}
+
+/// Not reached while parent and worker run the same program, which both check.
+#[cold]
+fn out_of_step() -> Error {
+    Error::new(ErrorKind::Layout, "the arguments that the worker was sent are not those that its task takes")
+}
+
+/// Mixes a number into the mark of a type (FNV-1a over its bytes).
+pub(crate) const fn mix(mark: u64, number: u64) -> u64 {
+    let bytes = number.to_le_bytes();
+    let mut mark = mark;
+    let mut i = 0;
+    while i < bytes.len() {
+        mark = (mark ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    mark
+}
+
+/// The mark of a type with that tag, size and alignment.
+pub(crate) const fn mark_of<T>(tag: u64) -> u64 {
+    mix(mix(mix(0xcbf2_9ce4_8422_2325, tag), size_of::<T>() as u64), align_of::<T>() as u64)
+}

@@ -1,0 +1,79 @@
+//! Values as arguments: copies, by serde.
+#![expect(unsafe_code, reason = "implements an unsafe method that needs nothing of its contract here")]
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Args, Cursor, Sealed, mark_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::plan::Plan;
+
+/// A value of which every task gets its own copy.
+///
+/// It travels through serde with the names of its fields, so every attribute of serde works.
+///
+/// # Examples
+///
+/// ```
+/// use ndshm::{Param, Pool, SharedArray};
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let mut speeds = SharedArray::<f64, _>::from_elem((6, 2), 10.0)?;
+/// let factor = 3.6;
+/// Pool::serial().for_each((speeds.chunks_mut(), Param(&factor)), |(mut rows, factor), _| rows *= factor)?;
+/// assert_eq!(speeds.read()?.sum(), 432.0);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Param<'v, V: ?Sized>(pub &'v V);
+
+/// Items of which every task gets its own: one task an item.
+///
+/// # Examples
+///
+/// ```
+/// use ndshm::{Each, Pool};
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let words = ["one", "three"].map(String::from);
+/// let lengths = Pool::serial().map(Each(&words), |word, _| word.len())?;
+/// assert_eq!(lengths, [3, 5]);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Each<'v, V>(pub &'v [V]);
+
+fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Result<V> {
+    rmp_serde::from_slice(bytes).map_err(|error| {
+        let name = std::any::type_name::<V>();
+        Error::new(ErrorKind::Serialization, format!("a worker cannot read its copy of a {name}")).with_source(error)
+    })
+}
+
+impl<V: ?Sized> Sealed for Param<'_, V> {}
+impl<V: Serialize + DeserializeOwned> Args for Param<'_, V> {
+    type Views<'a> = V;
+    const TYPES: u64 = mark_of::<V>(5);
+
+    fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
+        plan.push_value(self.0)
+    }
+
+    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
+        decode(cursor.param()?)
+    }
+}
+
+impl<V> Sealed for Each<'_, V> {}
+impl<V: Serialize + DeserializeOwned> Args for Each<'_, V> {
+    type Views<'a> = V;
+    const TYPES: u64 = mark_of::<V>(6);
+
+    fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
+        plan.push_items(self.0)
+    }
+
+    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
+        decode(cursor.item()?)
+    }
+}

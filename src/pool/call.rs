@@ -1,0 +1,190 @@
+//! One call of a pool, with its settings.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::args::Args;
+use super::chunk::{Chunk, Division, Progress};
+use super::plan::{BlockAccess, Plan};
+use super::protocol::{CallMessage, Outcome};
+use super::running::Running;
+use super::tally::Settled;
+use super::task::{Fallible, Plain, TaskRef};
+use super::{Kind, Pool, Shared, serial};
+use crate::array::Held;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A call of a [`Pool`] with settings of its own, made with [`Pool::call`].
+///
+/// # Examples
+///
+/// ```
+/// use ndshm::{Pool, SharedArray};
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let mut squares = SharedArray::<u32, _>::from_shape_fn(1000, |i| i as u32)?;
+/// let pool = Pool::serial();
+/// let mut rows = 0;
+/// pool.call()
+///     .progress(|progress| rows = progress.rows_done)
+///     .for_each(squares.chunks_mut().rows(100), |mut part, _| part.mapv_inplace(|x| x * x))?;
+/// assert_eq!(rows, 1000);
+/// assert_eq!(squares.read()?[30], 900);
+/// # Ok(()) }
+/// ```
+#[must_use = "a call does nothing until it is given a task"]
+pub struct Call<'p> {
+    pool: &'p Pool,
+    progress: Option<Box<dyn FnMut(Progress) + 'p>>,
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "taken by value, so that the arrays are borrowed for the length of the call"
+)]
+impl<'p> Call<'p> {
+    pub(super) fn new(pool: &'p Pool) -> Self {
+        Self { pool, progress: None }
+    }
+
+    /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
+    /// have ended, and goes on from there.
+    pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// See [`Pool::map`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn map<A, R>(self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> R) -> Result<Vec<R>>
+    where
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        self.run(&args, TaskRef::new::<A, R, Plain>(task))
+    }
+
+    /// See [`Pool::for_each`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn for_each<A: Args>(self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
+        self.run::<A, ()>(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
+    }
+
+    /// See [`Pool::try_map`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn try_map<A, R, E>(
+        self,
+        args: A,
+        task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> Result<R, E>,
+    ) -> Result<Vec<R>>
+    where
+        A: Args,
+        R: Serialize + DeserializeOwned,
+        E: fmt::Display,
+    {
+        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))
+    }
+
+    fn run<A: Args, R: DeserializeOwned>(mut self, args: &A, task: TaskRef) -> Result<Vec<R>> {
+        let mut ignore = |_| ();
+        let progress: &mut dyn FnMut(Progress) = match &mut self.progress {
+            Some(progress) => progress,
+            None => &mut ignore,
+        };
+        let mut plan = Plan::new();
+        args.describe(&mut plan)?;
+        let division = plan.divide(self.pool.workers())?;
+        if division.count == 0 {
+            return Ok(Vec::new());
+        }
+        let settled = match &self.pool.kind {
+            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, progress)?,
+            Kind::Serial => serial::run(&plan, division, task, progress)?,
+        };
+        decode(settled)
+    }
+}
+
+fn run_on_workers(
+    shared: &Arc<Shared>,
+    plan: Plan<'_>,
+    division: Division,
+    task: TaskRef,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Settled> {
+    let task = task.address()?;
+    // The crew before the locks: a thread that waits for the pool holds no array up meanwhile.
+    let mut duty = shared.enter()?;
+    duty.crew.replace_dead()?;
+    let held = plan.lock()?;
+    let Plan { leaves, blocks, .. } = plan;
+    for block in &blocks {
+        block.core.memory().lock().block().add_borrower(shared);
+    }
+    let message = CallMessage {
+        call: shared.next_call(),
+        task,
+        count: division.count,
+        rows: division.rows,
+        len: division.len,
+        blocks: blocks
+            .iter()
+            .map(|block| (block.core.memory().lock().block().serial(), block.access == BlockAccess::Write))
+            .collect(),
+        leaves,
+    };
+    // Declared after the locks, so that they go only when the call is settled, whatever happens.
+    let running = Running::start(&mut duty.crew, &blocks, message)?;
+    let settled = running.finish(progress);
+    poison_where_cut_short(&settled, &held);
+    drop(held);
+    // Whole again for the next call; where that is not possible now, that call says why.
+    let _ = duty.crew.replace_dead();
+    Ok(settled)
+}
+
+/// A task that was cut short leaves its rows half written, and the arrays say so.
+pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
+    if let Some(error) = &settled.failure
+        && matches!(error.kind(), ErrorKind::TaskPanicked | ErrorKind::WorkerDied)
+    {
+        held.iter().for_each(Held::poison);
+    }
+}
+
+fn decode<R: DeserializeOwned>(settled: Settled) -> Result<Vec<R>> {
+    if let Some(error) = settled.failure {
+        return Err(error);
+    }
+    settled
+        .outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            Some(Outcome::Done(bytes)) => rmp_serde::from_slice(&bytes).map_err(|error| {
+                let name = std::any::type_name::<R>();
+                Error::new(ErrorKind::Serialization, format!("a task's result cannot be read as {name}"))
+                    .with_source(error)
+            }),
+            // A settled call without failure has a result for each chunk.
+            _ => Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result")),
+        })
+        .collect()
+}
+
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("pool", self.pool).field("progress", &self.progress.is_some()).finish()
+    }
+}

@@ -1,0 +1,223 @@
+//! The worker processes of one pool, from the parent's side: started, told, replaced, ended.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::control::ControlPage;
+use super::plan::{BlockAccess, BlockUse};
+use super::protocol::{self, Packet, ToParent, ToWorker};
+use super::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::file;
+use crate::sys::map::Access;
+use crate::sys::process::{Ended, poll_readable};
+
+/// How long workers may take to end by themselves when their pool is dropped; then they are killed.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A worker process and what the parent knows that it keeps.
+pub(crate) struct Member {
+    process: WorkerProcess,
+    /// Blocks that it has mapped, by serial, and whether for writing.
+    mapped: HashMap<u64, bool>,
+}
+
+/// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
+pub(crate) struct Crew {
+    members: Vec<Option<Member>>,
+    env: Vec<(std::ffi::OsString, Option<std::ffi::OsString>)>,
+    page: ControlPage,
+}
+
+impl Crew {
+    /// Starts so many workers and waits until all of them are there.
+    pub(crate) fn start(workers: usize, env: Vec<(std::ffi::OsString, Option<std::ffi::OsString>)>) -> Result<Self> {
+        let page = ControlPage::create(workers)?;
+        let mut crew = Self { members: (0..workers).map(|_| None).collect(), env, page };
+        crew.replace_missing()?;
+        Ok(crew)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn page(&self) -> &ControlPage {
+        &self.page
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.members.iter().flatten().map(|member| member.process.pid).collect()
+    }
+
+    pub(crate) fn member(&self, index: usize) -> Option<&Member> {
+        self.members.get(index)?.as_ref()
+    }
+
+    /// Reaps those that have ended since the last call, and starts others in their place.
+    pub(crate) fn replace_dead(&mut self) -> Result<()> {
+        for slot in &mut self.members {
+            if let Some(member) = slot.take_if(|member| member.process.pidfd.has_ended()) {
+                member.process.pidfd.wait();
+            }
+        }
+        self.replace_missing()
+    }
+
+    fn replace_missing(&mut self) -> Result<()> {
+        // All are begun before the first is waited for.
+        let missing: Vec<_> = (0..self.members.len()).filter(|&index| self.members[index].is_none()).collect();
+        let begun = missing.into_iter().map(|index| Ok((index, self.begin(index)?))).collect::<Result<Vec<_>>>()?;
+        begun.into_iter().try_for_each(|(index, starting)| self.welcome(index, starting))
+    }
+
+    fn begin(&self, index: usize) -> Result<StartingWorker> {
+        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), index })
+    }
+
+    fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
+        let member = Member { process: starting.finish()?, mapped: HashMap::new() };
+        let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len() })?;
+        // Where it has died already the call finds out.
+        let _ = packet.send(&member.process.socket, &[self.page.fd()]);
+        self.members[index] = Some(member);
+        Ok(())
+    }
+
+    /// Starts a worker in an empty place.
+    pub(crate) fn replace(&mut self, index: usize) -> Result<()> {
+        if self.members[index].is_none() {
+            let starting = self.begin(index)?;
+            self.welcome(index, starting)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a worker the blocks that it does not have yet, as far as the call needs them.
+    ///
+    /// An error here is the parent's own. A worker that has died meanwhile is none: its pidfd says so in time.
+    pub(crate) fn lend(&mut self, index: usize, blocks: &[BlockUse<'_>]) -> Result<()> {
+        let Some(member) = &mut self.members[index] else { return Ok(()) };
+        for block in blocks {
+            let memory = block.core.memory();
+            let state = memory.lock().block();
+            let writable = block.access == BlockAccess::Write;
+            if member.mapped.get(&state.serial()).is_some_and(|&has| has || !writable) {
+                continue;
+            }
+            let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
+            let fd = file::reopen(memory.fd(), access)?;
+            let mut fds: Vec<BorrowedFd<'_>> = vec![fd.as_fd()];
+            if block.access != BlockAccess::Frozen && !state.is_private() {
+                fds.push(state.lending_fd()?);
+            }
+            let message = ToWorker::Map { serial: state.serial(), len: memory.size(), writable };
+            let _ = Packet::new(&message)?.send(&member.process.socket, &fds);
+            member.mapped.insert(state.serial(), writable);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(&self, index: usize, packet: &Packet) {
+        if let Some(member) = &self.members[index] {
+            // A worker that cannot be told has died; its pidfd says so in time.
+            let _ = packet.send(&member.process.socket, &[]);
+        }
+    }
+
+    /// Takes the place of a worker that has ended, or is killed now, and reaps it.
+    pub(crate) fn bury(&mut self, index: usize) -> Option<(u32, Ended)> {
+        let member = self.members[index].take()?;
+        // Sent to a process that has ended already, it does nothing.
+        let _ = member.process.pidfd.kill(libc::SIGKILL);
+        let ended = member.process.pidfd.wait();
+        Some((member.process.pid, ended))
+    }
+
+    /// Takes the workers for somebody else's: from here on they are neither waited for nor killed.
+    pub(crate) fn disown(&mut self) {
+        self.members.clear();
+    }
+
+    /// Tells the workers to unmap blocks that the parent has dropped. Must not wait, and loses nothing that matters where
+    /// it cannot: what is left over is told with the next call.
+    pub(crate) fn forget(&mut self, serials: &mut Vec<u64>) {
+        if serials.is_empty() {
+            return;
+        }
+        let mut all_told = true;
+        for member in self.members.iter_mut().flatten() {
+            let known: Vec<u64> = serials.iter().copied().filter(|serial| member.mapped.contains_key(serial)).collect();
+            if known.is_empty() {
+                continue;
+            }
+            let told = Packet::new(&ToWorker::Forget { serials: known.clone(), answer: false })
+                .is_ok_and(|packet| packet.try_send(&member.process.socket).is_ok());
+            if told {
+                member.mapped.retain(|serial, _| !known.contains(serial));
+            }
+            all_told &= told;
+        }
+        if all_told {
+            serials.clear();
+        }
+    }
+
+    /// Has every worker unmap a block and waits until it has said so; kills and reaps one that breaks the protocol.
+    pub(crate) fn let_go(&mut self, serial: u64, deadline: Instant) {
+        for index in 0..self.members.len() {
+            let Some(member) = &mut self.members[index] else { continue };
+            if member.mapped.remove(&serial).is_none() {
+                continue;
+            }
+            let Ok(packet) = Packet::new(&ToWorker::Forget { serials: vec![serial], answer: true }) else { continue };
+            let sent = packet.try_send(&member.process.socket).is_ok();
+            if !sent || member.hear_forgotten(deadline).is_err() {
+                self.bury(index);
+            }
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn process(&self) -> &WorkerProcess {
+        &self.process
+    }
+
+    fn hear_forgotten(&self, deadline: Instant) -> Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let io = |error| Error::from_os(error, "cannot hear a worker");
+        let fds = [self.process.socket.as_fd(), self.process.pidfd.as_fd()];
+        let readable = poll_readable(&fds, Some(left)).map_err(io)?;
+        if readable.first() == Some(&true)
+            && let Some(received) = self.process.socket.try_recv().map_err(io)?
+            && let (ToParent::Forgotten, _) = protocol::open(received)?
+        {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::WorkerDied, "a worker did not let go of a block in time"))
+    }
+}
+
+/// Ends all workers: their sockets close, and who has not ended soon after is killed. None is left, not even as a zombie.
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let leaving: Vec<_> = self
+            .members
+            .iter_mut()
+            .filter_map(Option::take)
+            .map(|Member { process: WorkerProcess { pidfd, socket, .. }, .. }| {
+                drop(socket);
+                pidfd
+            })
+            .collect();
+        let deadline = Instant::now() + FAREWELL;
+        for pidfd in leaving {
+            if pidfd.wait_timeout(deadline.saturating_duration_since(Instant::now())).is_none() {
+                let _ = pidfd.kill(libc::SIGKILL);
+                pidfd.wait();
+            }
+        }
+    }
+}

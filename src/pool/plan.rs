@@ -1,0 +1,209 @@
+//! A call before it runs: its arguments written down, cut into chunks, and locked.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::chunk::Division;
+use crate::array::{Core, Held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Via;
+use crate::sys::lock::{Mode, Wait};
+
+/// Chunks for each worker where nobody said how many: enough that uneven work evens out.
+const CHUNKS_PER_WORKER: usize = 8;
+
+/// One argument, or one part of a nested one, as the worker is told of it. The order is that of a walk through the
+/// argument's type, which parent and worker share, so no leaf says which argument it belongs to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Leaf {
+    Array(ArrayLeaf),
+    /// A value, encoded.
+    Param(ByteBuf),
+    /// An item for each chunk, encoded.
+    Each(Vec<ByteBuf>),
+    /// The length of a `Vec` of arguments, which follow.
+    Many(usize),
+}
+
+/// Where an array lies and how it is cut.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ArrayLeaf {
+    /// Index into the call's blocks.
+    pub(crate) slot: usize,
+    /// Of the first element, in bytes from the start of the block.
+    pub(crate) offset: usize,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) fortran: bool,
+    /// Axis and rows a chunk; `None` for an array that every task sees whole.
+    pub(crate) split: Option<(usize, usize)>,
+}
+
+/// The arguments of a call, gathered by [`Args::describe`](super::Args::describe).
+pub struct Plan<'p> {
+    pub(crate) leaves: Vec<Leaf>,
+    pub(crate) blocks: Vec<BlockUse<'p>>,
+    splits: Vec<SplitUse>,
+}
+
+/// One block that a call uses, however many of its arguments lie in it.
+pub(crate) struct BlockUse<'p> {
+    pub(crate) core: &'p Core,
+    pub(crate) access: BlockAccess,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockAccess {
+    /// Nobody can write it: no lock.
+    Frozen,
+    Read,
+    Write,
+}
+
+/// An argument that splits.
+struct SplitUse {
+    leaf: usize,
+    axis: usize,
+    len: usize,
+    rows: Option<usize>,
+}
+
+impl fmt::Debug for Plan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("leaves", &self.leaves).finish_non_exhaustive()
+    }
+}
+
+impl<'p> Plan<'p> {
+    pub(crate) fn new() -> Self {
+        Self { leaves: Vec::new(), blocks: Vec::new(), splits: Vec::new() }
+    }
+
+    pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
+        self.leaves.push(Leaf::Param(encode(value)?));
+        Ok(())
+    }
+
+    pub(crate) fn push_items<T: Serialize>(&mut self, items: &[T]) -> Result<()> {
+        let encoded = items.iter().map(encode).collect::<Result<_>>()?;
+        self.splits.push(SplitUse { leaf: self.leaves.len(), axis: 0, len: items.len(), rows: Some(1) });
+        self.leaves.push(Leaf::Each(encoded));
+        Ok(())
+    }
+
+    pub(crate) fn push_count(&mut self, count: usize) {
+        self.leaves.push(Leaf::Many(count));
+    }
+
+    /// An array that is split along `axis` into chunks of `rows`, where that is given, or seen whole.
+    pub(crate) fn push_array(
+        &mut self,
+        core: &'p Core,
+        access: BlockAccess,
+        leaf: ArrayLeaf,
+        split: Option<(usize, Option<usize>)>,
+    ) -> Result<()> {
+        if access == BlockAccess::Write {
+            core.check_writable()?;
+        }
+        if let Some((axis, rows)) = split {
+            let Some(&len) = leaf.shape.get(axis) else {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    format!("an array of shape {:?} has no axis {axis} to be split along", leaf.shape),
+                ));
+            };
+            self.splits.push(SplitUse { leaf: self.leaves.len(), axis, len, rows });
+        }
+        let slot = self.slot(core, access)?;
+        self.leaves.push(Leaf::Array(ArrayLeaf { slot, ..leaf }));
+        Ok(())
+    }
+
+    fn slot(&mut self, core: &'p Core, access: BlockAccess) -> Result<usize> {
+        let id = core.memory().lock().block().id();
+        let known = self.blocks.iter().position(|block| block.core.memory().lock().block().id() == id);
+        let Some(slot) = known else {
+            self.blocks.push(BlockUse { core, access });
+            return Ok(self.blocks.len() - 1);
+        };
+        if access == BlockAccess::Write || self.blocks[slot].access == BlockAccess::Write {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "the same block is given twice to one call, and once for writing: tasks would write what others read",
+            ));
+        }
+        Ok(slot)
+    }
+
+    /// Cuts the arguments that split into the same number of chunks.
+    pub(crate) fn divide(&mut self, workers: usize) -> Result<Division> {
+        if self.splits.is_empty() {
+            return Ok(Division { count: 1, rows: 1, len: 1 });
+        }
+        if self.splits.iter().any(|split| split.rows == Some(0)) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a chunk has at least one row, found .rows(0)"));
+        }
+        let first = &self.splits[0];
+        let (leading_len, leading_rows) =
+            self.splits.iter().find_map(|split| Some((split.len, split.rows?))).unwrap_or_else(|| {
+                let pieces = workers.saturating_mul(CHUNKS_PER_WORKER).clamp(1, first.len.max(1));
+                (first.len, first.len.div_ceil(pieces).max(1))
+            });
+        let count = leading_len.div_ceil(leading_rows);
+        if count > super::control::MAX_CHUNKS {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "a call has at most {} chunks, found {count}; take more rows a chunk",
+                    super::control::MAX_CHUNKS
+                ),
+            ));
+        }
+        let mut first_rows = leading_rows;
+        for (position, split) in self.splits.iter().enumerate() {
+            let rows = split.rows.unwrap_or_else(|| {
+                if split.len == leading_len { leading_rows } else { split.len.div_ceil(count.max(1)).max(1) }
+            });
+            if split.len.div_ceil(rows) != count {
+                return Err(Error::new(
+                    ErrorKind::ShapeMismatch,
+                    format!(
+                        "arguments that split have to come to the same number of chunks: {leading_len} rows by \
+                         {leading_rows} are {count}, but {} rows by {rows} are {}; set .rows(n)",
+                        split.len,
+                        split.len.div_ceil(rows)
+                    ),
+                ));
+            }
+            if position == 0 {
+                first_rows = rows;
+            }
+            if let Leaf::Array(leaf) = &mut self.leaves[split.leaf] {
+                leaf.split = Some((split.axis, rows));
+            }
+        }
+        Ok(Division { count, rows: first_rows, len: self.splits[0].len })
+    }
+
+    /// Locks every block, in the one order in which all calls of all processes lock.
+    pub(crate) fn lock(&self) -> Result<Vec<Held<'p>>> {
+        let mut blocks: Vec<_> = self.blocks.iter().filter(|block| block.access != BlockAccess::Frozen).collect();
+        blocks.sort_by_key(|block| block.core.memory().lock().block().id());
+        blocks
+            .into_iter()
+            .map(|block| {
+                let mode = if block.access == BlockAccess::Write { Mode::Exclusive } else { Mode::Shared };
+                block.core.lock(mode, Wait::Forever, Via::Lending)
+            })
+            .collect()
+    }
+}
+
+/// Values travel with the names of their fields, so that every attribute of serde works.
+pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<ByteBuf> {
+    rmp_serde::to_vec_named(value).map(ByteBuf::from).map_err(|error| {
+        Error::new(ErrorKind::Serialization, "a value cannot be turned into bytes for a worker").with_source(error)
+    })
+}

@@ -1,0 +1,216 @@
+//! One call while it runs: who works on it, what has come back, what went wrong.
+//!
+//! ```text
+//!            open ticket, send Call
+//!   planned ───────────────────────→ running ──── last outcome of every participant ────→ settled
+//!                                     │   ↑
+//!                      a worker died, │   │ it held no chunk: another one takes its place
+//!                      a task failed  ↓   │
+//!                                    closed: no chunk is taken any more ─── as above ───→ settled
+//! ```
+//!
+//! *Settled* means that every worker that was sent the call has said its last word on it or was reaped. Nobody gets the
+//! arrays back before that: [`Running`] settles when it is dropped, so neither an early return nor a panic gets around it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::chunk::{Division, Progress};
+use super::crew::Crew;
+use super::plan::BlockUse;
+use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
+use super::tally::{Noted, Settled, Tally};
+use crate::error::{ErrorKind, Result};
+use crate::sys::process::poll_readable;
+use crate::sys::socket::Received;
+
+/// A call that workers have been told of.
+pub(crate) struct Running<'c> {
+    crew: &'c mut Crew,
+    blocks: &'c [BlockUse<'c>],
+    packet: Packet,
+    call: u64,
+    count: usize,
+    tally: Tally,
+    /// Workers that have not said their last word, and whether their socket still says anything.
+    participants: Vec<(usize, bool)>,
+    closed: bool,
+    /// How a worker ended that may have had a chunk in its hands without having noted it.
+    last_death: Option<String>,
+}
+
+impl<'c> Running<'c> {
+    /// Opens the call and tells as many workers of it as there are chunks.
+    pub(crate) fn start(crew: &'c mut Crew, blocks: &'c [BlockUse<'c>], message: CallMessage) -> Result<Self> {
+        let (call, division) = (message.call, message.division());
+        let packet = Packet::new(&ToWorker::Call(Box::new(message)))?;
+        let workers = crew.len().min(division.count);
+        for index in 0..workers {
+            crew.lend(index, blocks)?;
+        }
+        crew.page().open(call);
+        // From here on workers may touch what is lent, and this value sees to it that they are waited for.
+        let mut running = Self {
+            crew,
+            blocks,
+            packet,
+            call,
+            count: division.count,
+            tally: Tally::new(division),
+            participants: Vec::with_capacity(workers),
+            closed: false,
+            last_death: None,
+        };
+        for index in 0..workers {
+            running.enlist(index);
+        }
+        Ok(running)
+    }
+
+    fn enlist(&mut self, index: usize) {
+        self.participants.push((index, true));
+        self.crew.send(index, &self.packet);
+    }
+
+    /// Waits until the call is settled, and tells `progress` how it goes.
+    pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Settled {
+        while !self.participants.is_empty() {
+            let before = self.tally.progress();
+            self.step();
+            if self.tally.progress() != before {
+                progress(self.tally.progress());
+            }
+        }
+        self.close();
+        let suspect = self.last_death.take().map(|death| format!("{death} with a chunk in its hands"));
+        std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 })).settle(suspect)
+    }
+
+    /// Waits until something happens, and handles all that has.
+    fn step(&mut self) {
+        let readable = {
+            let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(2 * self.participants.len());
+            for &(index, talking) in &self.participants {
+                let Some(member) = self.crew.member(index) else { continue };
+                fds.push(member.process().pidfd.as_fd());
+                if talking {
+                    fds.push(member.process().socket.as_fd());
+                }
+            }
+            // Where polling fails, which takes a kernel out of memory, looking at everybody does as well.
+            poll_readable(&fds, None).unwrap_or_else(|_| vec![true; fds.len()])
+        };
+        let mut readable = readable.into_iter();
+        for (index, talking) in self.participants.clone() {
+            let ended = readable.next().unwrap_or(false);
+            let heard = talking && readable.next().unwrap_or(false);
+            // The socket first: what a worker said before it died counts.
+            if heard || (ended && talking) {
+                self.listen(index);
+            }
+            if ended && self.participants.iter().any(|&(participant, _)| participant == index) {
+                self.mourn(index);
+            }
+        }
+    }
+
+    /// Takes in all that a worker has said.
+    fn listen(&mut self, index: usize) {
+        while let Some(&(_, true)) = self.participants.iter().find(|&&(participant, _)| participant == index) {
+            let Some(member) = self.crew.member(index) else { return };
+            match member.process().socket.try_recv() {
+                Ok(Some(received)) => {
+                    if !self.take_in(index, received) {
+                        self.silence(index);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Closed, or damaged: says nothing about whether it still works, so it is made sure that it does not.
+                Ok(None) | Err(_) => self.silence(index),
+            }
+        }
+    }
+
+    /// Ends a worker that cannot be talked to; its pidfd tells when it is gone.
+    fn silence(&mut self, index: usize) {
+        if let Some(member) = self.crew.member(index) {
+            // Where that fails the process has ended.
+            let _ = member.process().pidfd.kill(libc::SIGKILL);
+        }
+        for participant in self.participants.iter_mut().filter(|(participant, _)| *participant == index) {
+            participant.1 = false;
+        }
+    }
+
+    /// `false` where the worker said something that it cannot have meant.
+    fn take_in(&mut self, index: usize, received: Received) -> bool {
+        match protocol::open(received) {
+            Ok((ToParent::Outcomes { call, outcomes, last }, _)) if call == self.call => {
+                for (chunk, outcome) in outcomes {
+                    match self.tally.note(chunk, outcome) {
+                        Noted::Done => {}
+                        Noted::Failed => self.close(),
+                        Noted::Unexpected => return false,
+                    }
+                }
+                if last {
+                    self.participants.retain(|&(participant, _)| participant != index);
+                }
+                true
+            }
+            Ok((ToParent::Refused { call, message }, _)) if call == self.call => {
+                self.fail(None, ErrorKind::Io, message);
+                self.participants.retain(|&(participant, _)| participant != index);
+                // What it has mapped is not what the parent thinks: another one starts afresh.
+                self.crew.bury(index);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Reaps a worker that has ended, and finds out what it had in its hands.
+    fn mourn(&mut self, index: usize) {
+        self.participants.retain(|&(participant, _)| participant != index);
+        let Some((pid, ended)) = self.crew.bury(index) else { return };
+        let lost = self.crew.page().last_taken(index, self.call).filter(|&chunk| self.tally.is_open(chunk));
+        let death = format!("worker {index} (process {pid}) {ended}");
+        if let Some(chunk) = lost {
+            let message = format!("{death} while it ran {}", self.tally.describe(chunk));
+            self.fail(Some(chunk), ErrorKind::WorkerDied, message);
+            return;
+        }
+        self.last_death = Some(death);
+        // Nothing is known to be lost; where there is work left, somebody has to do it.
+        if !self.closed && self.crew.page().has_untaken(self.call, self.count) {
+            match self.crew.replace(index).and_then(|()| self.crew.lend(index, self.blocks)) {
+                Ok(()) => self.enlist(index),
+                Err(error) if self.participants.is_empty() => {
+                    self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
+                }
+                // The others do its work.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn fail(&mut self, chunk: Option<usize>, kind: ErrorKind, message: String) {
+        self.tally.fail(chunk, kind, message);
+        self.close();
+    }
+
+    fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.crew.page().close(self.call, self.count);
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.close();
+        while !self.participants.is_empty() {
+            self.step();
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A task across a process boundary: named by its place in the main executable, checked, then called.
+//!
+//! Parent and worker run the same executable, but not at the same address, so addresses travel as offsets from where it
+//! was loaded. Two are sent: that of the user's function and that of a [`TaskEntry`], a constant that holds the
+//! instance of [`run`] for the task's types. The worker checks, before it jumps anywhere, that both lie in its main
+//! executable, that there is an entry at all (its magic) and that it is for the types that the parent meant. That the
+//! two executables are the same was settled by their build ids when the worker said hello. A task that lies elsewhere,
+//! in a plugin or a dynamic library, is refused in the parent already.
+#![expect(unsafe_code, reason = "turns an address that was checked back into a function")]
+
+use std::fmt::Display;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+
+use super::args::{Args, Cursor, mark_of, mix};
+use super::chunk::Chunk;
+use super::plan::encode;
+use super::protocol::{Outcome, TaskAddress};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::exe;
+
+/// What a pool runs for each chunk: a function, or a closure that captures nothing.
+pub(crate) type Task<A, R> = for<'a, 'b> fn(<A as Args>::Views<'a>, &'b Chunk) -> R;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"ndshmTSK");
+
+type RunFn = unsafe fn(usize, &mut Cursor<'_>, &Chunk) -> Outcome;
+
+/// The constant that stands for one instance of [`run`] in the executable's data.
+#[repr(C)]
+pub(crate) struct TaskEntry {
+    magic: u64,
+    types: u64,
+    run: RunFn,
+}
+
+/// A task as the parent holds it.
+#[derive(Clone, Copy)]
+pub(crate) struct TaskRef {
+    entry: &'static TaskEntry,
+    function: usize,
+}
+
+impl TaskRef {
+    pub(crate) fn new<A: Args, R, K: Kind<R>>(task: Task<A, R>) -> Self {
+        Self { entry: Instance::<A, R, K>::ENTRY, function: task as usize }
+    }
+
+    /// Runs the task in this process.
+    ///
+    /// # Safety
+    /// As for [`Args::take`], with a cursor over arguments of the task's own type.
+    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, chunk: &Chunk) -> Outcome {
+        // SAFETY: `function` is the task that `entry` was made for, by `new`; the rest is the caller's.
+        unsafe { (self.entry.run)(self.function, cursor, chunk) }
+    }
+
+    /// How a worker is told of it.
+    pub(crate) fn address(self) -> Result<TaskAddress> {
+        let exe = exe::main_executable()?;
+        let entry = exe.data_offset(std::ptr::from_ref(self.entry).addr(), size_of::<TaskEntry>());
+        let run = exe.code_offset(self.entry.run as usize);
+        let function = exe.code_offset(self.function);
+        match (entry, run, function) {
+            (Some(entry), Some(_), Some(function)) => Ok(TaskAddress { entry, function, types: self.entry.types }),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the task lies in a library or plugin that was loaded into this program, and a worker finds tasks in the \
+                 main executable only: link it in statically, or use Pool::serial",
+            )),
+        }
+    }
+
+    /// What the parent named, found again in the worker.
+    pub(crate) fn find(address: TaskAddress) -> Result<Self> {
+        let exe = exe::main_executable()?;
+        let wrong =
+            |what| Error::new(ErrorKind::Unsupported, format!("the parent named a task that is none here: {what}"));
+        let entry = exe
+            .data_address(address.entry, size_of::<TaskEntry>(), align_of::<TaskEntry>())
+            .ok_or_else(|| wrong("its entry is outside the executable"))?;
+        // SAFETY: the range lies in one mapped segment of this executable and is aligned, as `data_address` checked; any
+        // bytes there are valid for the two integers read first, which decide whether it is an entry.
+        let head = unsafe { std::ptr::with_exposed_provenance::<[u64; 2]>(entry).read() };
+        if head != [MAGIC, address.types] {
+            return Err(wrong("its types are others"));
+        }
+        // SAFETY: magic and mark show that this is an entry: a constant of this executable, which both sides compared.
+        let entry: &'static TaskEntry = unsafe { &*std::ptr::with_exposed_provenance::<TaskEntry>(entry) };
+        if exe.code_offset(entry.run as usize).is_none() {
+            return Err(wrong("its entry leads out of the executable"));
+        }
+        let function =
+            exe.code_address(address.function).ok_or_else(|| wrong("it is outside the executable's code"))?;
+        Ok(Self { entry, function })
+    }
+}
+
+struct Instance<A, R, K>(PhantomData<(A, R, K)>);
+
+impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
+    const ENTRY: &'static TaskEntry =
+        &TaskEntry { magic: MAGIC, types: mix(mix(mark_of::<R>(K::TAG), A::TYPES), MAGIC), run: run::<A, R, K> };
+}
+
+/// Calls the task for one chunk.
+///
+/// # Safety
+/// `function` is the address of a `Task<A, R>`; for the cursor as for [`Args::take`].
+unsafe fn run<A: Args, R, K: Kind<R>>(function: usize, cursor: &mut Cursor<'_>, chunk: &Chunk) -> Outcome {
+    // SAFETY: a function pointer of exactly this type was turned into the address, by the caller's word.
+    let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
+    // SAFETY: passed on.
+    match unsafe { A::take(cursor) } {
+        Ok(views) => K::report(task(views, chunk)),
+        Err(error) => Outcome::Broken(error.to_string()),
+    }
+}
+
+/// How what a task returns becomes an outcome.
+pub(crate) trait Kind<R> {
+    const TAG: u64;
+    fn report(result: R) -> Outcome;
+}
+
+/// Whatever a task returns is its result.
+pub(crate) struct Plain;
+
+/// A task's error is its chunk's failure.
+pub(crate) struct Fallible;
+
+impl<R: Serialize> Kind<R> for Plain {
+    const TAG: u64 = 1;
+
+    fn report(result: R) -> Outcome {
+        match encode(&result) {
+            Ok(bytes) => Outcome::Done(bytes),
+            Err(error) => Outcome::Broken(error.to_string()),
+        }
+    }
+}
+
+impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
+    const TAG: u64 = 2;
+
+    fn report(result: Result<R, E>) -> Outcome {
+        match result {
+            Ok(value) => Plain::report(value),
+            // The alternate form, in which error types that have one print their whole chain.
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
+    }
+}

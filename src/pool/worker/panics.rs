@@ -1,0 +1,33 @@
+//! Where a task panicked: the panic hook sees the place, `catch_unwind` only the payload.
+
+use std::any::Any;
+use std::cell::RefCell;
+
+thread_local! {
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes the place of every panic from here on, and then does what was done before.
+pub(super) fn record() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(ToString::to_string);
+        // A panic while the thread's storage goes away has nobody to tell.
+        let _ = PLACE.try_with(|slot| *slot.borrow_mut() = place);
+        before(info);
+    }));
+}
+
+/// The place of the last panic of this thread.
+pub(super) fn take_place() -> Option<String> {
+    PLACE.take()
+}
+
+/// What a panic said.
+pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

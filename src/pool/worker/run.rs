@@ -1,0 +1,98 @@
+//! Running one call in a worker.
+#![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::{Worker, panics};
+use crate::array::Bytes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::args::{Cursor, MappedBlock};
+use crate::pool::chunk::Chunk;
+use crate::pool::protocol::{CallMessage, Outcome, ToParent};
+use crate::pool::task::TaskRef;
+use crate::sys::fork::epoch;
+use crate::sys::map::Access;
+
+/// Outcomes are sent when they come to so many bytes…
+const BATCH: usize = 16 * 1024;
+/// …or when the first of them is so old: the parent shows progress.
+const LINGER: Duration = Duration::from_millis(5);
+
+impl Worker {
+    /// Takes chunks of the call and runs them until there are none left. An error means that none was taken.
+    pub(super) fn run(&self, call: &CallMessage) -> Result<()> {
+        let page =
+            self.page.as_ref().ok_or_else(|| Error::new(ErrorKind::Layout, "the control page did not arrive"))?;
+        let task = TaskRef::find(call.task)?;
+        let blocks = self.find_blocks(call)?;
+        let home = epoch();
+        let mut outcomes = Vec::new();
+        let (mut bytes, mut since) = (0, Instant::now());
+        while let Some(index) = page.take(self.index, call.call, call.count) {
+            let outcome = run_chunk(task, call, &blocks, index);
+            if epoch() != home {
+                // A child that the task forked and that came back here: the worker itself will answer.
+                leave();
+            }
+            bytes += size_of_outcome(&outcome);
+            outcomes.push((index, outcome));
+            if bytes >= BATCH || since.elapsed() >= LINGER {
+                let outcomes = std::mem::take(&mut outcomes);
+                self.say(&ToParent::Outcomes { call: call.call, outcomes, last: false });
+                (bytes, since) = (0, Instant::now());
+            }
+        }
+        self.say(&ToParent::Outcomes { call: call.call, outcomes, last: true });
+        Ok(())
+    }
+
+    fn find_blocks(&self, call: &CallMessage) -> Result<Vec<MappedBlock<'_>>> {
+        call.blocks
+            .iter()
+            .map(|(serial, writable)| match self.blocks.get(serial) {
+                Some(Ok(kept)) => {
+                    let mapping = &kept.mapping;
+                    let writable = *writable && mapping.access() == Access::ReadWrite;
+                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable })
+                }
+                Some(Err(error)) => {
+                    Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
+                }
+                None => Err(Error::new(
+                    ErrorKind::Io,
+                    "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
+                )),
+            })
+            .collect()
+    }
+}
+
+fn run_chunk(task: TaskRef, call: &CallMessage, blocks: &[MappedBlock<'_>], index: usize) -> Outcome {
+    let chunk = Chunk::new(index, call.division());
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let mut cursor = Cursor::new(&call.leaves, blocks, index);
+        // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
+        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the chunk was
+        // taken from the control page by this worker alone.
+        unsafe { task.run(&mut cursor, &chunk) }
+    }));
+    ran.unwrap_or_else(|payload| {
+        let message = panics::message_of(&*payload);
+        // A payload whose own drop panics must not get away.
+        std::mem::forget(payload);
+        Outcome::Panicked { message, place: panics::take_place() }
+    })
+}
+
+fn size_of_outcome(outcome: &Outcome) -> usize {
+    16 + match outcome {
+        Outcome::Done(bytes) => bytes.len(),
+        Outcome::Failed(message) | Outcome::Broken(message) | Outcome::Panicked { message, .. } => message.len(),
+    }
+}
+
+fn leave() -> ! {
+    // SAFETY: ends the process at once, without handlers that belong to the worker that it was forked from.
+    unsafe { libc::_exit(0) }
+}
