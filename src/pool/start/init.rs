@@ -49,7 +49,7 @@ pub fn init() {
     start(Moment::InMain);
 }
 
-/// Calls [`init`](crate::init) before `main`: to be written once in a crate whose `main` is someone else's, such as a test,
+/// Calls [`init`] before `main`: to be written once in a crate whose `main` is someone else's, such as a test,
 /// a bench or a library.
 ///
 /// Workers then never reach `main`, so nothing in it, such as a logger or a panic hook, is set up in them; static
