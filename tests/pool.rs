@@ -1,5 +1,8 @@
 //! Calls to a pool that succeed: every kind of argument, results in order, settings of a call.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the numbers are small")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use ndarray::{Array2, Axis, Ix2, ShapeBuilder, s};
 use ndshm::{Each, ErrorKind, Param, Pool, SharedArray};
 use serde::{Deserialize, Serialize};

@@ -102,7 +102,6 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// # Errors
     ///
     /// As for [`zeros`](Self::zeros).
-    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
     pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh, value: T) -> Result<SharedArray<T, D>> {
         self.make(self.target(), shape, |mut view| view.fill(value))
     }
@@ -112,7 +111,6 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// # Errors
     ///
     /// As for [`zeros`](Self::zeros).
-    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
     pub fn from_array(self, array: &ArrayRef<T, D>) -> Result<SharedArray<T, D>> {
         let fortran = !array.is_standard_layout() && array.t().is_standard_layout();
         self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| view.assign(array))
@@ -123,7 +121,6 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// # Errors
     ///
     /// As for [`zeros`](Self::zeros).
-    #[expect(clippy::wrong_self_convention, reason = "the constructor's name is ndarray's")]
     pub fn from_shape_fn<Sh: ShapeBuilder<Dim = D>>(
         self,
         shape: Sh,

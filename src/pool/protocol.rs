@@ -180,7 +180,7 @@ mod tests {
     fn a_message_that_outgrows_a_packet_arrives_whole() {
         let (here, there) = Socket::pair().unwrap();
         for len in [10, MAX_MESSAGE, 3_000_000] {
-            let sent: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let sent: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
             let message = ToParent::Outcomes {
                 call: 3,
                 outcomes: vec![(5, Outcome::Done(ByteBuf::from(sent.clone())))],

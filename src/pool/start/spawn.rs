@@ -41,6 +41,7 @@ pub(crate) struct WorkerProcess {
 /// # Errors
 /// `NotInitialized` if `init` was not called here, so that nothing was started, or was not reached there; `WorkerDied` if
 /// the worker was killed before; `Unsupported` where copies of this program cannot be started.
+#[cfg(test)]
 pub(crate) fn spawn_worker(options: &SpawnOptions) -> Result<WorkerProcess> {
     StartingWorker::begin(options)?.finish()
 }
