@@ -77,7 +77,7 @@ use crate::sys::lock::{Mode, Wait};
 ///
 /// Elements are plain data:
 ///
-/// ```compile_fail,E0277
+/// ```compile_fail,E0599
 /// let strings = ndshm::SharedArray::<String, _>::zeros(3);
 /// ```
 #[doc(alias = "SharedMemory.buf")]

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
@@ -58,11 +58,22 @@ struct Local {
     private: bool,
     holders: Vec<Holder>,
     /// A thread is asking the kernel, without the mutex; nobody else is admitted until it has its answer.
-    asking: bool,
+    asking: Option<Asking>,
     /// Writers of this process in the queue: new readers let them pass.
     writers_waiting: usize,
+    /// Threads that wait for a change.
+    sleepers: usize,
     own: Option<(Mode, Access)>,
     lent: Option<Mode>,
+}
+
+/// How long the kernel's answer can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// It says yes or no at once.
+    Briefly,
+    /// Until another process lets go.
+    Waiting,
 }
 
 struct Holder {
@@ -117,8 +128,9 @@ impl Block {
                 local: Mutex::new(Local {
                     private,
                     holders: Vec::new(),
-                    asking: false,
+                    asking: None,
                     writers_waiting: 0,
+                    sleepers: 0,
                     own: None,
                     lent: None,
                 }),
@@ -244,15 +256,15 @@ impl Block {
                 "this thread holds a guard of the same block, and waiting for itself would never end; drop the guard first",
             ));
         }
+        // Counted while it waits, so that readers of this process that come later let it pass.
         let queued = mode == Mode::Exclusive;
         local.writers_waiting += usize::from(queued);
         while !local.admits(mode, thread) {
             let (next, timed_out) = self.wait_for_change(local, wait);
             local = next;
-            if timed_out && !local.admits(mode, thread) {
+            if timed_out {
                 local.writers_waiting -= usize::from(queued);
-                drop(local);
-                self.changed.notify_all();
+                self.wake(local);
                 return Ok(false);
             }
         }
@@ -260,38 +272,54 @@ impl Block {
         if !local.private && !local.kernel_holds(via, mode) {
             // A shared lock that this process already has through its other description: see `lock::lock`.
             let pass_gate = local.holders.is_empty();
-            local.asking = true;
+            local.asking = Some(Asking::Briefly);
             drop(local);
-            let answer = self.ask(via, mode, wait, pass_gate);
+            let mut answer = self.ask(via, mode, Wait::No, pass_gate);
+            if !matches!(wait, Wait::No) && matches!(answer, Ok(false)) {
+                local = locked(&self.local);
+                local.asking = Some(Asking::Waiting);
+                self.wake(local);
+                answer = self.ask(via, mode, wait, pass_gate);
+            }
             local = locked(&self.local);
-            local.asking = false;
+            local.asking = None;
             if !matches!(answer, Ok(true)) {
-                drop(local);
-                self.changed.notify_all();
+                self.wake(local);
                 return answer;
             }
             local.note(via, Some(mode), self.access_for(mode));
         }
         local.holders.push(Holder { handle, thread, mode, via });
-        drop(local);
-        if mode == Mode::Shared {
-            self.changed.notify_all();
-        }
+        self.wake(local);
         Ok(true)
     }
 
-    fn wait_for_change<'a>(&self, local: MutexGuard<'a, Local>, wait: Wait) -> (MutexGuard<'a, Local>, bool) {
-        match wait {
-            Wait::No => (local, true),
-            Wait::Forever => (self.changed.wait(local).unwrap_or_else(PoisonError::into_inner), false),
-            Wait::Until(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return (local, true);
-                }
-                let (local, _) = self.changed.wait_timeout(local, left).unwrap_or_else(PoisonError::into_inner);
-                (local, false)
-            }
+    fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait) -> (MutexGuard<'a, Local>, bool) {
+        // Nobody takes another thread's short question for a lock that is held, not even who only tries.
+        let left = match wait {
+            _ if local.asking == Some(Asking::Briefly) => None,
+            Wait::Forever => None,
+            Wait::No => Some(Duration::ZERO),
+            Wait::Until(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+        };
+        if left == Some(Duration::ZERO) {
+            return (local, true);
+        }
+        local.sleepers += 1;
+        let mut local = match left {
+            None => self.changed.wait(local).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => self.changed.wait_timeout(local, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        local.sleepers -= 1;
+        (local, false)
+    }
+
+    /// Lets those that wait look again. Without any it makes no system call, which a condition variable always does.
+    fn wake(&self, local: MutexGuard<'_, Local>) {
+        let sleepers = local.sleepers;
+        drop(local);
+        if sleepers > 0 {
+            self.changed.notify_all();
         }
     }
 
@@ -345,8 +373,7 @@ impl Block {
                 }
             }
         }
-        drop(local);
-        self.changed.notify_all();
+        self.wake(local);
     }
 }
 
@@ -370,7 +397,7 @@ impl Drop for Block {
 
 impl Local {
     fn admits(&self, mode: Mode, thread: ThreadId) -> bool {
-        if self.asking || self.holders.iter().any(|holder| holder.mode == Mode::Exclusive) {
+        if self.asking.is_some() || self.holders.iter().any(|holder| holder.mode == Mode::Exclusive) {
             return false;
         }
         match mode {
