@@ -177,6 +177,7 @@ impl<'c> Running<'c> {
         let death = format!("worker {index} (process {pid}) {ended}");
         if let Some(chunk) = lost {
             let message = format!("{death} while it ran {}", self.tally.describe(chunk));
+            self.tally.note_cut_short();
             self.fail(Some(chunk), ErrorKind::WorkerDied, message);
             return;
         }
