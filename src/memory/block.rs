@@ -379,6 +379,11 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        // In a forked child another thread of the parent may have had the registry locked, for ever. The key is the
+        // parent's, so nobody here finds what stays behind.
+        if !self.is_of_this_process() {
+            return;
+        }
         let mut registry = locked(registry());
         let key = (self.epoch, self.id);
         // Another thread may have made a new state for the same file since the last handle went.
@@ -386,11 +391,9 @@ impl Drop for Block {
             registry.remove(&key);
         }
         drop(registry);
-        if self.is_of_this_process() {
-            let borrowers = std::mem::take(self.borrowers.get_mut().unwrap_or_else(PoisonError::into_inner));
-            for borrower in borrowers.iter().filter_map(Weak::upgrade) {
-                borrower.forget(self.serial);
-            }
+        let borrowers = std::mem::take(self.borrowers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for borrower in borrowers.iter().filter_map(Weak::upgrade) {
+            borrower.forget(self.serial);
         }
     }
 }

@@ -157,9 +157,7 @@ fn run_on_workers(
 
 /// A task that was cut short leaves its rows half written, and the arrays say so.
 pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
-    if let Some(error) = &settled.failure
-        && matches!(error.kind(), ErrorKind::TaskPanicked | ErrorKind::WorkerDied)
-    {
+    if settled.cut_short {
         held.iter().for_each(Held::poison);
     }
 }

@@ -19,8 +19,16 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// A worker process and what the parent knows that it keeps.
 pub(crate) struct Member {
     process: WorkerProcess,
-    /// Blocks that it has mapped, by serial, and whether for writing.
-    mapped: HashMap<u64, bool>,
+    /// Blocks that it has mapped, by serial.
+    mapped: HashMap<u64, Lent>,
+}
+
+/// How a worker has a block.
+#[derive(Clone, Copy)]
+struct Lent {
+    writable: bool,
+    /// It holds the description that the parent locks the block through, so that the lock outlives a killed parent.
+    holds_lock: bool,
 }
 
 /// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
@@ -103,18 +111,23 @@ impl Crew {
             let memory = block.core.memory();
             let state = memory.lock().block();
             let writable = block.access == BlockAccess::Write;
-            if member.mapped.get(&state.serial()).is_some_and(|&has| has || !writable) {
+            // A block that was private when it was mapped may have been shared since.
+            let holds_lock = block.access != BlockAccess::Frozen && !state.is_private();
+            if let Some(has) = member.mapped.get(&state.serial())
+                && has.writable >= writable
+                && has.holds_lock >= holds_lock
+            {
                 continue;
             }
             let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
             let fd = file::reopen(memory.fd(), access)?;
             let mut fds: Vec<BorrowedFd<'_>> = vec![fd.as_fd()];
-            if block.access != BlockAccess::Frozen && !state.is_private() {
+            if holds_lock {
                 fds.push(state.lending_fd()?);
             }
             let message = ToWorker::Map { serial: state.serial(), len: memory.size(), writable };
             let _ = Packet::new(&message)?.send(&member.process.socket, &fds);
-            member.mapped.insert(state.serial(), writable);
+            member.mapped.insert(state.serial(), Lent { writable, holds_lock });
         }
         Ok(())
     }

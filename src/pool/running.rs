@@ -14,6 +14,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::chunk::{Division, Progress};
 use super::crew::Crew;
@@ -23,6 +24,9 @@ use super::tally::{Noted, Settled, Tally};
 use crate::error::{ErrorKind, Result};
 use crate::sys::process::poll_readable;
 use crate::sys::socket::Received;
+
+/// How long a worker may take to end once its socket is closed, before it is killed.
+const LAST_BREATH: Duration = Duration::from_millis(50);
 
 /// A call that workers have been told of.
 pub(crate) struct Running<'c> {
@@ -34,6 +38,8 @@ pub(crate) struct Running<'c> {
     tally: Tally,
     /// Workers that have not said their last word, and whether their socket still says anything.
     participants: Vec<(usize, bool)>,
+    /// Why workers were killed that could not be listened to.
+    silenced: Vec<(usize, ErrorKind, String)>,
     closed: bool,
     /// How a worker ended that may have had a chunk in its hands without having noted it.
     last_death: Option<String>,
@@ -58,6 +64,7 @@ impl<'c> Running<'c> {
             count: division.count,
             tally: Tally::new(division),
             participants: Vec::with_capacity(workers),
+            silenced: Vec::new(),
             closed: false,
             last_death: None,
         };
@@ -121,22 +128,29 @@ impl<'c> Running<'c> {
             match member.process().socket.try_recv() {
                 Ok(Some(received)) => {
                     if !self.take_in(index, received) {
-                        self.silence(index);
+                        self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Closed, or damaged: says nothing about whether it still works, so it is made sure that it does not.
-                Ok(None) | Err(_) => self.silence(index),
+                // A process closes its socket shortly before it has ended; one that does not end goes on working.
+                Ok(None) if member.process().pidfd.wait_timeout(LAST_BREATH).is_some() => self.stop_listening(index),
+                Ok(None) => self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned()),
+                Err(error) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
             }
         }
     }
 
     /// Ends a worker that cannot be talked to; its pidfd tells when it is gone.
-    fn silence(&mut self, index: usize) {
+    fn silence(&mut self, index: usize, kind: ErrorKind, why: String) {
         if let Some(member) = self.crew.member(index) {
             // Where that fails the process has ended.
             let _ = member.process().pidfd.kill(libc::SIGKILL);
         }
+        self.silenced.push((index, kind, why));
+        self.stop_listening(index);
+    }
+
+    fn stop_listening(&mut self, index: usize) {
         for participant in self.participants.iter_mut().filter(|(participant, _)| *participant == index) {
             participant.1 = false;
         }
@@ -174,10 +188,16 @@ impl<'c> Running<'c> {
         self.participants.retain(|&(participant, _)| participant != index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
         let lost = self.crew.page().last_taken(index, self.call).filter(|&chunk| self.tally.is_open(chunk));
-        let death = format!("worker {index} (process {pid}) {ended}");
+        let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
+        let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
+            Some((_, kind, why)) => (kind, format!("{why} and was killed")),
+            None => (ErrorKind::WorkerDied, ended.to_string()),
+        };
+        let death = format!("worker {index} (process {pid}) {how}");
         if let Some(chunk) = lost {
             let message = format!("{death} while it ran {}", self.tally.describe(chunk));
-            self.fail(Some(chunk), ErrorKind::WorkerDied, message);
+            self.tally.note_cut_short();
+            self.fail(Some(chunk), kind, message);
             return;
         }
         self.last_death = Some(death);

@@ -11,6 +11,8 @@ pub(super) struct Tally {
     chunks_done: usize,
     rows_done: usize,
     failure: Option<Failure>,
+    /// A task was cut short, whichever failure is told in the end.
+    cut_short: bool,
 }
 
 /// What went wrong first, by chunk where a chunk is known.
@@ -24,6 +26,8 @@ struct Failure {
 pub(super) struct Settled {
     pub(super) outcomes: Vec<Option<Outcome>>,
     pub(super) failure: Option<Error>,
+    /// A task panicked or its worker died: rows may be half written.
+    pub(super) cut_short: bool,
 }
 
 /// Was an outcome expected, and good?
@@ -43,6 +47,7 @@ impl Tally {
             chunks_done: 0,
             rows_done: 0,
             failure: None,
+            cut_short: false,
         }
     }
 
@@ -74,6 +79,7 @@ impl Tally {
             }
             Outcome::Broken(message) => Some((ErrorKind::Serialization, format!("could not be run: {message}"))),
         };
+        self.cut_short |= matches!(outcome, Outcome::Panicked { .. });
         self.outcomes[chunk] = Some(outcome);
         if let Some((kind, what)) = failed {
             self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
@@ -96,6 +102,11 @@ impl Tally {
         }
     }
 
+    /// A worker died while it ran a chunk.
+    pub(super) fn note_cut_short(&mut self) {
+        self.cut_short = true;
+    }
+
     /// A chunk, for a message.
     pub(super) fn describe(&self, chunk: usize) -> String {
         let rows = self.division.rows_of(chunk);
@@ -107,7 +118,7 @@ impl Tally {
     pub(super) fn settle(self, suspect: Option<String>) -> Settled {
         let unfinished = self.division.rows_where(|chunk| !matches!(self.outcomes[chunk], Some(Outcome::Done(_))));
         if unfinished.is_empty() {
-            return Settled { outcomes: self.outcomes, failure: None };
+            return Settled { outcomes: self.outcomes, failure: None, cut_short: false };
         }
         let failure = self.failure.unwrap_or_else(|| Failure {
             chunk: None,
@@ -117,6 +128,7 @@ impl Tally {
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
         let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);
         let failure = Error::new(failure.kind, message).with_rows(unfinished);
-        Settled { outcomes: self.outcomes, failure: Some(failure) }
+        let cut_short = self.cut_short || failure.kind() == ErrorKind::WorkerDied;
+        Settled { outcomes: self.outcomes, failure: Some(failure), cut_short }
     }
 }

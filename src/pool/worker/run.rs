@@ -70,6 +70,8 @@ impl Worker {
 
 fn run_chunk(task: TaskRef, call: &CallMessage, blocks: &[MappedBlock<'_>], index: usize) -> Outcome {
     let chunk = Chunk::new(index, call.division());
+    // What an earlier task caught itself.
+    let _ = panics::take_place();
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let mut cursor = Cursor::new(&call.leaves, blocks, index);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
