@@ -34,9 +34,23 @@ impl Core {
         &mut self.memory
     }
 
-    /// The trailer can no longer be written, and nobody has to.
-    pub(crate) fn forget_trailer(&mut self) {
+    /// Seals the memory, unless it is poisoned: such an array is not fit to be handed on.
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        self.release_leaked();
+        let trailer = self.trailer;
+        let mark = self.memory.lock().block().mark();
+        let name = self.memory.name().map(ToOwned::to_owned);
+        self.memory.freeze(|mapping| {
+            let control =
+                trailer.map_or(Control::NONE, |offset| Control::at(Bytes::of(mapping, mapping.len()), offset));
+            if mark || control.unfinished_writer() != 0 {
+                return Err(poisoned(control.unfinished_writer(), name.as_deref()));
+            }
+            Ok(())
+        })?;
+        // It can no longer be written, and nobody has to.
         self.trailer = None;
+        Ok(())
     }
 
     pub(crate) fn bytes(&self) -> Bytes<'_> {
@@ -54,7 +68,7 @@ impl Core {
     pub(crate) fn lock(&self, mode: Mode, wait: Wait, via: Via) -> Result<Held<'_>> {
         let held = self.lock_regardless(mode, wait, via)?;
         if self.is_marked() {
-            return Err(self.poisoned());
+            return Err(poisoned(self.control().unfinished_writer(), self.memory.name()));
         }
         if mode == Mode::Exclusive {
             self.begin();
@@ -101,21 +115,6 @@ impl Core {
         self.control().unfinished_writer() != 0 || self.memory.lock().block().mark()
     }
 
-    #[cold]
-    fn poisoned(&self) -> Error {
-        let writer = match self.control().unfinished_writer() {
-            0 => "a writer of this process".to_owned(),
-            pid => format!("process {pid}"),
-        };
-        Error::new(
-            ErrorKind::Poisoned,
-            format!(
-                "{writer} died or panicked while it was writing{}; check the elements, then call clear_poison()",
-                self.memory.name().map(|name| format!(" to {name:?}")).unwrap_or_default()
-            ),
-        )
-    }
-
     pub(crate) fn is_poisoned(&self) -> bool {
         self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_held| self.is_marked())
     }
@@ -136,6 +135,21 @@ impl Core {
         }
         self.memory.lock_mut().release_leaked();
     }
+}
+
+#[cold]
+fn poisoned(writer: u32, name: Option<&str>) -> Error {
+    let writer = match writer {
+        0 => "a writer of this process".to_owned(),
+        pid => format!("process {pid}"),
+    };
+    Error::new(
+        ErrorKind::Poisoned,
+        format!(
+            "{writer} died or panicked while it was writing{}; check the elements, then call clear_poison()",
+            name.map(|name| format!(" to {name:?}")).unwrap_or_default()
+        ),
+    )
 }
 
 impl Drop for Core {

@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
@@ -152,6 +151,12 @@ impl Mapping {
         Ok(())
     }
 
+    /// Lets forked children have the mapping too, as memory that nobody writes can be read there without harm.
+    pub(crate) fn allow_in_children(&self) -> Result<()> {
+        self.advise(0..self.capacity(), libc::MADV_DOFORK)
+            .map_err(|errno| Error::from_os(errno, "cannot let forked children read a mapping"))
+    }
+
     /// Is the file mapped, and not hidden?
     pub(crate) fn is_mapped(&self) -> bool {
         self.mapped
@@ -175,11 +180,8 @@ impl Mapping {
         for at in range.clone().step_by(STEP) {
             match self.advise(at..range.end.min(at + STEP), advice) {
                 Ok(()) => {}
-                // Before 5.14, and in some sandboxes.
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
-                    self.touch(at..range.end, write);
-                    return Ok(());
-                }
+                // Before 5.14, and in some sandboxes. Touching each page instead would race with who holds the block's lock.
+                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => return Ok(()),
                 Err(errno) => return Err(populate_error(errno, at)),
             }
         }
@@ -230,23 +232,6 @@ impl Mapping {
             match Errno::result(rc) {
                 Err(Errno::EINTR) => {}
                 other => return other.map(drop),
-            }
-        }
-    }
-
-    #[cold]
-    fn touch(&self, range: Range<usize>, write: bool) {
-        for at in range.step_by(page_size()) {
-            // SAFETY: `pages` has cut the range to the mapping, so the address lies in it.
-            let word = unsafe { self.ptr().add(at) }.cast::<u64>();
-            // SAFETY: a page's first word is aligned and mapped for as long as `self` lives, and safe code of this crate
-            // accesses raw bytes by 8-byte atomics only.
-            let word = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
-            if write && self.access == Access::ReadWrite {
-                word.fetch_or(0, Ordering::Relaxed);
-            } else {
-                // A relaxed load does not write, so read-only pages do.
-                std::hint::black_box(word.load(Ordering::Relaxed));
             }
         }
     }
