@@ -34,8 +34,9 @@ pub(crate) struct Block {
     /// through them, and they are given to nobody.
     writable: OnceLock<OwnedFd>,
     readable: OnceLock<OwnedFd>,
-    /// The description that workers hold too.
-    lending: OnceLock<OwnedFd>,
+    /// The descriptions that workers hold too, opened with the most access that there is at the time.
+    lending_writable: OnceLock<OwnedFd>,
+    lending_readable: OnceLock<OwnedFd>,
     local: Mutex<Local>,
     changed: Condvar,
     /// A write of this process ended in a panic, in a block that has no trailer to say so.
@@ -67,7 +68,7 @@ struct Local {
     /// Threads that wait for a change.
     sleepers: usize,
     own: Option<(Mode, Access)>,
-    lent: Option<Mode>,
+    lent: Option<(Mode, Access)>,
 }
 
 /// How long the kernel's answer can take.
@@ -127,7 +128,8 @@ impl Block {
                 epoch: key.0,
                 writable: OnceLock::new(),
                 readable: OnceLock::new(),
-                lending: OnceLock::new(),
+                lending_writable: OnceLock::new(),
+                lending_readable: OnceLock::new(),
                 local: Mutex::new(Local {
                     private,
                     holders: Vec::new(),
@@ -205,19 +207,39 @@ impl Block {
         ))
     }
 
-    /// Nobody but this process and its workers can reach the memory.
-    pub(crate) fn is_private(&self) -> bool {
-        locked(&self.local).private
+    /// The description that a call's lock is on, which its workers have to hold; none for a private block.
+    pub(crate) fn lent_fd(&self) -> Result<Option<(BorrowedFd<'_>, Access)>> {
+        let lent = locked(&self.local).lent;
+        lent.map(|(_, access)| Ok((self.lending_fd(access)?, access))).transpose()
     }
 
-    /// The description that workers are given, opened on first use.
-    pub(crate) fn lending_fd(&self) -> Result<BorrowedFd<'_>> {
-        if let Some(fd) = self.lending.get() {
+    fn lending_fd(&self, access: Access) -> Result<BorrowedFd<'_>> {
+        let slot = match access {
+            Access::ReadWrite => &self.lending_writable,
+            Access::ReadOnly => &self.lending_readable,
+        };
+        if let Some(fd) = slot.get() {
             return Ok(fd.as_fd());
         }
-        let (fd, access) = self.own_fd(Access::ReadWrite);
-        let fd = file::reopen(fd, access)?;
-        Ok(self.lending.get_or_init(|| fd).as_fd())
+        let fd = file::reopen(self.own_fd(access).0, access)?;
+        Ok(slot.get_or_init(|| fd).as_fd())
+    }
+
+    /// The access of the description that a new lock goes through. Another thread may open the block with other access
+    /// at any time, so who locks decides once and unlocks through the same.
+    fn access_for(&self, via: Via, mode: Mode) -> Access {
+        match (via, mode) {
+            (_, Mode::Exclusive) => Access::ReadWrite,
+            (Via::Own, Mode::Shared) => self.own_fd(Access::ReadOnly).1,
+            (Via::Lending, Mode::Shared) => self.own_fd(Access::ReadWrite).1,
+        }
+    }
+
+    fn description(&self, via: Via, access: Access) -> Result<BorrowedFd<'_>> {
+        match via {
+            Via::Own => Ok(self.own_fd(access).0),
+            Via::Lending => self.lending_fd(access),
+        }
     }
 
     fn own_fd(&self, wanted: Access) -> (BorrowedFd<'_>, Access) {
@@ -241,8 +263,9 @@ impl Block {
             let Some(mode) = local.holders.iter().find(|holder| holder.via == via).map(|holder| holder.mode) else {
                 continue;
             };
-            self.ask(via, mode, Wait::No, false)?;
-            local.note(via, Some(mode), self.access_for(mode));
+            let access = self.access_for(via, mode);
+            lock::lock(self.description(via, access)?, mode, Wait::No, false)?;
+            *local.kernel(via) = Some((mode, access));
         }
         local.private = false;
         Ok(())
@@ -257,6 +280,14 @@ impl Block {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
                 "this thread holds a guard of the same block, and waiting for itself would never end; drop the guard first",
+            ));
+        }
+        let conflicts = |lent: Mode| lent == Mode::Exclusive || mode == Mode::Exclusive;
+        if locked(&LENT).iter().any(|&(id, lent)| id == self.id && conflicts(lent)) {
+            return Err(Error::new(
+                ErrorKind::WouldBlock,
+                "the call that this task belongs to was lent the same block, and waiting for its end here would never end; \
+                 use the view that the task was given",
             ));
         }
         // Counted while it waits, so that readers of this process that come later let it pass.
@@ -284,17 +315,19 @@ impl Block {
             }
         }
         local.writers_waiting -= usize::from(queued);
-        if !local.private && !local.kernel_holds(via, mode) {
+        if !local.private && local.kernel(via).is_none() {
             // A shared lock that this process already has through its other description: see `lock::lock`.
             let pass_gate = local.holders.is_empty();
             local.asking = Some(Asking::Briefly);
             drop(local);
-            let mut answer = self.ask(via, mode, Wait::No, pass_gate);
+            let access = self.access_for(via, mode);
+            let ask = |wait| lock::lock(self.description(via, access)?, mode, wait, pass_gate);
+            let mut answer = ask(Wait::No);
             if !matches!(wait, Wait::No) && matches!(answer, Ok(false)) {
                 local = locked(&self.local);
                 local.asking = Some(Asking::Waiting);
                 self.wake(local);
-                answer = self.ask(via, mode, wait, pass_gate);
+                answer = ask(wait);
             }
             local = locked(&self.local);
             local.asking = None;
@@ -302,7 +335,7 @@ impl Block {
                 self.wake(local);
                 return answer;
             }
-            local.note(via, Some(mode), self.access_for(mode));
+            *local.kernel(via) = Some((mode, access));
         }
         local.holders.push(Holder { handle, thread, mode, via });
         self.wake(local);
@@ -311,11 +344,10 @@ impl Block {
 
     fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait) -> (MutexGuard<'a, Local>, bool) {
         // Nobody takes another thread's short question for a lock that is held, not even who only tries.
-        let left = match wait {
-            _ if local.asking == Some(Asking::Briefly) => None,
-            Wait::Forever => None,
-            Wait::No => Some(Duration::ZERO),
-            Wait::Until(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+        let left = match (local.asking, wait) {
+            (Some(Asking::Briefly), _) | (_, Wait::Forever) => None,
+            (_, Wait::No) => Some(Duration::ZERO),
+            (_, Wait::Until(deadline)) => Some(deadline.saturating_duration_since(Instant::now())),
         };
         if left == Some(Duration::ZERO) {
             return (local, true);
@@ -338,22 +370,6 @@ impl Block {
         }
     }
 
-    /// The access of the own description that a lock of that mode goes through.
-    fn access_for(&self, mode: Mode) -> Access {
-        match mode {
-            Mode::Shared => self.own_fd(Access::ReadOnly).1,
-            Mode::Exclusive => Access::ReadWrite,
-        }
-    }
-
-    fn ask(&self, via: Via, mode: Mode, wait: Wait, pass_gate: bool) -> Result<bool> {
-        let fd = match via {
-            Via::Own => self.own_fd(self.access_for(mode)).0,
-            Via::Lending => self.lending_fd()?,
-        };
-        lock::lock(fd, mode, wait, pass_gate)
-    }
-
     /// Takes back one entry that matches, or all of them, and the kernel's lock with the last one.
     fn release(&self, which: impl Fn(&Holder) -> bool, all: bool) {
         if !self.is_of_this_process() {
@@ -373,19 +389,10 @@ impl Block {
             if local.holders.iter().any(|holder| holder.via == via) {
                 continue;
             }
-            match via {
-                Via::Own => {
-                    if let Some((_, access)) = local.own.take() {
-                        lock::unlock(self.own_fd(access).0);
-                    }
-                }
-                Via::Lending => {
-                    if local.lent.take().is_some()
-                        && let Some(fd) = self.lending.get()
-                    {
-                        lock::unlock(fd.as_fd());
-                    }
-                }
+            if let Some((_, access)) = local.kernel(via).take()
+                && let Ok(fd) = self.description(via, access)
+            {
+                lock::unlock(fd);
             }
         }
         self.wake(local);
@@ -434,18 +441,31 @@ impl Local {
             && self.holders.iter().all(|holder| holder.thread != thread)
     }
 
-    fn kernel_holds(&self, via: Via, mode: Mode) -> bool {
+    /// What the kernel holds for the entries of a [`Via`].
+    fn kernel(&mut self, via: Via) -> &mut Option<(Mode, Access)> {
         match via {
-            Via::Own => self.own.is_some_and(|(held, _)| held == mode),
-            Via::Lending => self.lent == Some(mode),
+            Via::Own => &mut self.own,
+            Via::Lending => &mut self.lent,
         }
     }
+}
 
-    fn note(&mut self, via: Via, mode: Option<Mode>, access: Access) {
-        match via {
-            Via::Own => self.own = mode.map(|mode| (mode, access)),
-            Via::Lending => self.lent = mode,
-        }
+/// In a worker: the blocks of the call that it works on, which its parent has locked for it. Its own handles on the same
+/// blocks would wait for the call to end, and the call for them.
+static LENT: Mutex<Vec<(FileId, Mode)>> = Mutex::new(Vec::new());
+
+/// Notes what the call lends for as long as the returned value lives.
+pub(crate) fn note_lent(blocks: Vec<(FileId, Mode)>) -> NotedLent {
+    *locked(&LENT) = blocks;
+    NotedLent(())
+}
+
+/// See [`note_lent`].
+pub(crate) struct NotedLent(());
+
+impl Drop for NotedLent {
+    fn drop(&mut self) {
+        locked(&LENT).clear();
     }
 }
 

@@ -10,7 +10,7 @@ mod options;
 mod shared_memory;
 
 pub(crate) use atomic_file::AtomicFile;
-pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via};
+pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};
 pub(crate) use draft::{Draft, Target};
 pub use options::{HugePages, Reserve, SharedMemoryOptions};
 pub use shared_memory::SharedMemory;

@@ -15,7 +15,8 @@ use crate::{Error, ErrorKind, Result};
 /// with it in both directions.
 ///
 /// Bytes go in and out by copy, with [`read_at`](Self::read_at) and [`write_at`](Self::write_at), which hold the block's
-/// lock meanwhile; no other process that takes the locks sees half of a write. For typed arrays without copies see
+/// lock meanwhile; no other process that takes the locks sees half of a write, unless the writer was killed in the middle
+/// of it, which leaves no mark here. For typed arrays without copies see
 /// `SharedArray`.
 ///
 /// The process that creates a named block owns the name and removes it when the handle is dropped, unless
