@@ -51,7 +51,7 @@ impl<'p> Call<'p> {
     }
 
     /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
-    /// have ended, and goes on from there.
+    /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
         self
@@ -125,10 +125,11 @@ fn run_on_workers(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
     let task = task.address()?;
-    // The crew before the locks: a thread that waits for the pool holds no array up meanwhile.
+    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
+    // that wait for the crew.
+    let held = plan.lock()?;
     let mut duty = shared.enter()?;
     duty.crew.replace_dead()?;
-    let held = plan.lock()?;
     let Plan { leaves, blocks, .. } = plan;
     for block in &blocks {
         block.core.memory().lock().block().add_borrower(shared);
@@ -147,11 +148,13 @@ fn run_on_workers(
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
     let running = Running::start(&mut duty.crew, &blocks, message)?;
-    let settled = running.finish(progress);
+    let settled = running.finish(progress)?;
     poison_where_cut_short(&settled, &held);
-    drop(held);
     // Whole again for the next call; where that is not possible now, that call says why.
     let _ = duty.crew.replace_dead();
+    drop(duty);
+    // What was dropped by another thread since the crew was last told.
+    shared.tell_forgotten_if_idle();
     Ok(settled)
 }
 

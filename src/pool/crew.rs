@@ -1,6 +1,7 @@
 //! The worker processes of one pool, from the parent's side: started, told, replaced, ended.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file;
 use crate::sys::map::Access;
-use crate::sys::process::{Ended, poll_readable};
+use crate::sys::process::{Ended, poll_readable, poll_writable_or};
 
 /// How long workers may take to end by themselves when their pool is dropped; then they are killed.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -27,8 +28,8 @@ pub(crate) struct Member {
 #[derive(Clone, Copy)]
 struct Lent {
     writable: bool,
-    /// It holds the description that the parent locks the block through, so that the lock outlives a killed parent.
-    holds_lock: bool,
+    /// Of the description that it holds the lock of the block through, where there is a lock.
+    lock: Option<Access>,
 }
 
 /// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
@@ -87,8 +88,7 @@ impl Crew {
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
         let member = Member { process: starting.finish()?, mapped: HashMap::new() };
         let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len() })?;
-        // Where it has died already the call finds out.
-        let _ = packet.send(&member.process.socket, &[self.page.fd()]);
+        member.tell(&packet, &[self.page.fd()]);
         self.members[index] = Some(member);
         Ok(())
     }
@@ -111,31 +111,30 @@ impl Crew {
             let memory = block.core.memory();
             let state = memory.lock().block();
             let writable = block.access == BlockAccess::Write;
-            // A block that was private when it was mapped may have been shared since.
-            let holds_lock = block.access != BlockAccess::Frozen && !state.is_private();
+            // A block that was private when it was mapped may have been shared since, and one that this process could only
+            // read may have been opened for writing: then the lock is on another description.
+            let lock = if block.access == BlockAccess::Frozen { None } else { state.lent_fd()? };
+            let lock_access = lock.map(|(_, access)| access);
             if let Some(has) = member.mapped.get(&state.serial())
                 && has.writable >= writable
-                && has.holds_lock >= holds_lock
+                && (lock.is_none() || has.lock == lock_access)
             {
                 continue;
             }
             let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
             let fd = file::reopen(memory.fd(), access)?;
             let mut fds: Vec<BorrowedFd<'_>> = vec![fd.as_fd()];
-            if holds_lock {
-                fds.push(state.lending_fd()?);
-            }
+            fds.extend(lock.map(|(fd, _)| fd));
             let message = ToWorker::Map { serial: state.serial(), len: memory.size(), writable };
-            let _ = Packet::new(&message)?.send(&member.process.socket, &fds);
-            member.mapped.insert(state.serial(), Lent { writable, holds_lock });
+            member.tell(&Packet::new(&message)?, &fds);
+            member.mapped.insert(state.serial(), Lent { writable, lock: lock_access });
         }
         Ok(())
     }
 
     pub(crate) fn send(&self, index: usize, packet: &Packet) {
         if let Some(member) = &self.members[index] {
-            // A worker that cannot be told has died; its pidfd says so in time.
-            let _ = packet.send(&member.process.socket, &[]);
+            member.tell(packet, &[]);
         }
     }
 
@@ -166,7 +165,7 @@ impl Crew {
                 continue;
             }
             let told = Packet::new(&ToWorker::Forget { serials: known.clone(), answer: false })
-                .is_ok_and(|packet| packet.try_send(&member.process.socket).is_ok());
+                .is_ok_and(|packet| packet.try_send(&member.process.socket, &[]).is_ok());
             if told {
                 member.mapped.retain(|serial, _| !known.contains(serial));
             }
@@ -185,7 +184,7 @@ impl Crew {
                 continue;
             }
             let Ok(packet) = Packet::new(&ToWorker::Forget { serials: vec![serial], answer: true }) else { continue };
-            let sent = packet.try_send(&member.process.socket).is_ok();
+            let sent = packet.try_send(&member.process.socket, &[]).is_ok();
             if !sent || member.hear_forgotten(deadline).is_err() {
                 self.bury(index);
             }
@@ -196,6 +195,20 @@ impl Crew {
 impl Member {
     pub(crate) fn process(&self) -> &WorkerProcess {
         &self.process
+    }
+
+    /// Sends a message, waiting while the worker is too busy to take it, but not for one that has ended: its pidfd tells
+    /// of that in time, whoever else may have its socket.
+    fn tell(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
+        let (socket, pidfd) = (&self.process.socket, &self.process.pidfd);
+        while let Err(error) = packet.try_send(socket, fds) {
+            let again = error.kind() == io::ErrorKind::WouldBlock
+                && !pidfd.has_ended()
+                && poll_writable_or(socket.as_fd(), pidfd.as_fd()).is_ok();
+            if !again {
+                return;
+            }
+        }
     }
 
     fn hear_forgotten(&self, deadline: Instant) -> Result<()> {

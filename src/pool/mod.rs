@@ -324,9 +324,22 @@ impl Shared {
 
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
     fn tell_forgotten(&self, crew: &mut Crew) {
+        if self.epoch != epoch() {
+            return;
+        }
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
         self.forgotten().append(&mut serials);
+    }
+
+    /// Where a call is running it tells the workers when it ends.
+    fn tell_forgotten_if_idle(&self) {
+        let mut crew = match self.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.tell_forgotten(&mut crew);
     }
 
     fn forgotten(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -358,13 +371,7 @@ fn thread_number() -> u64 {
 impl Borrower for Shared {
     fn forget(&self, serial: u64) {
         self.forgotten().push(serial);
-        // Where a call is running it tells the workers when it ends.
-        let mut crew = match self.crew.try_lock() {
-            Ok(crew) => crew,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.tell_forgotten(&mut crew);
+        self.tell_forgotten_if_idle();
     }
 
     fn let_go(&self, serial: u64, deadline: Instant) {

@@ -129,21 +129,16 @@ impl Packet {
         Ok(Self { bytes: vec![IN_MEMFD], overflow: Some(file.into()) })
     }
 
-    pub(crate) fn send(&self, socket: &Socket, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        match &self.overflow {
-            None => socket.send(&self.bytes, fds),
-            Some(overflow) => {
-                let mut all = vec![overflow.as_fd()];
-                all.extend_from_slice(fds);
-                socket.send(&self.bytes, &all)
-            }
-        }
+    /// Waits while the other side's queue is full.
+    pub(crate) fn send(&self, socket: &Socket) -> io::Result<()> {
+        let overflow: Vec<_> = self.overflow.iter().map(AsFd::as_fd).collect();
+        socket.send(&self.bytes, &overflow)
     }
 
-    /// Sends without waiting; only for messages without descriptors.
-    pub(crate) fn try_send(&self, socket: &Socket) -> io::Result<()> {
-        let overflow: Vec<_> = self.overflow.iter().map(AsFd::as_fd).collect();
-        socket.try_send(&self.bytes, &overflow)
+    /// Fails with `WouldBlock` where it would have to wait.
+    pub(crate) fn try_send(&self, socket: &Socket, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let all: Vec<_> = self.overflow.iter().map(AsFd::as_fd).chain(fds.iter().copied()).collect();
+        socket.try_send(&self.bytes, &all)
     }
 }
 
@@ -186,7 +181,7 @@ mod tests {
                 outcomes: vec![(5, Outcome::Done(ByteBuf::from(sent.clone())))],
                 last: true,
             };
-            Packet::new(&message).unwrap().send(&here, &[]).unwrap();
+            Packet::new(&message).unwrap().send(&here).unwrap();
             let (received, fds): (ToParent, _) = open(there.recv().unwrap().unwrap()).unwrap();
             let ToParent::Outcomes { call: 3, outcomes, last: true } = received else { panic!("{received:?}") };
             let [(5, Outcome::Done(bytes))] = &*outcomes else { panic!("{outcomes:?}") };

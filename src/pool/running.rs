@@ -21,12 +21,17 @@ use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::tally::{Noted, Settled, Tally};
-use crate::error::{ErrorKind, Result};
-use crate::sys::process::poll_readable;
+use super::worker::NO_ROOM;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fork::{Epoch, epoch};
+use crate::sys::process::{Ended, poll_readable};
 use crate::sys::socket::Received;
 
 /// How long a worker may take to end once its socket is closed, before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(50);
+
+/// See [`Running::replacements`].
+const SPARE_REPLACEMENTS: usize = 4;
 
 /// A call that workers have been told of.
 pub(crate) struct Running<'c> {
@@ -41,6 +46,12 @@ pub(crate) struct Running<'c> {
     /// Why workers were killed that could not be listened to.
     silenced: Vec<(usize, ErrorKind, String)>,
     closed: bool,
+    /// Chunks that were taken, known once the call is closed.
+    taken: usize,
+    /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
+    /// before they take one has to end too.
+    replacements: usize,
+    home: Epoch,
     /// How a worker ended that may have had a chunk in its hands without having noted it.
     last_death: Option<String>,
 }
@@ -66,6 +77,9 @@ impl<'c> Running<'c> {
             participants: Vec::with_capacity(workers),
             silenced: Vec::new(),
             closed: false,
+            taken: 0,
+            replacements: workers + SPARE_REPLACEMENTS,
+            home: epoch(),
             last_death: None,
         };
         for index in 0..workers {
@@ -80,17 +94,31 @@ impl<'c> Running<'c> {
     }
 
     /// Waits until the call is settled, and tells `progress` how it goes.
-    pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Settled {
+    ///
+    /// # Errors
+    /// `Closed` in a child that `progress` forked: the call is the parent's.
+    pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Settled> {
         while !self.participants.is_empty() {
             let before = self.tally.progress();
             self.step();
             if self.tally.progress() != before {
                 progress(self.tally.progress());
+                if self.home != epoch() {
+                    return Err(Error::new(
+                        ErrorKind::Closed,
+                        "this call belongs to the process that this one was forked from",
+                    ));
+                }
             }
         }
         self.close();
+        if self.tally.noted() < self.taken {
+            // A chunk was taken by a worker that died before it could note which.
+            self.tally.note_cut_short();
+        }
         let suspect = self.last_death.take().map(|death| format!("{death} with a chunk in its hands"));
-        std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 })).settle(suspect)
+        let tally = std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 }));
+        Ok(tally.settle(suspect))
     }
 
     /// Waits until something happens, and handles all that has.
@@ -191,6 +219,9 @@ impl<'c> Running<'c> {
         let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
         let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
+            None if ended == Ended::Exited(NO_ROOM) => {
+                (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
+            }
             None => (ErrorKind::WorkerDied, ended.to_string()),
         };
         let death = format!("worker {index} (process {pid}) {how}");
@@ -200,9 +231,16 @@ impl<'c> Running<'c> {
             self.fail(Some(chunk), kind, message);
             return;
         }
-        self.last_death = Some(death);
+        self.last_death = Some(death.clone());
         // Nothing is known to be lost; where there is work left, somebody has to do it.
         if !self.closed && self.crew.page().has_untaken(self.call, self.count) {
+            if self.replacements == 0 {
+                if self.participants.is_empty() {
+                    self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
+                }
+                return;
+            }
+            self.replacements -= 1;
             match self.crew.replace(index).and_then(|()| self.crew.lend(index, self.blocks)) {
                 Ok(()) => self.enlist(index),
                 Err(error) if self.participants.is_empty() => {
@@ -221,13 +259,17 @@ impl<'c> Running<'c> {
 
     fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
-            self.crew.page().close(self.call, self.count);
+            self.taken = self.crew.page().close(self.call, self.count);
         }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        if self.home != epoch() {
+            // A forked child in which a callback panicked: neither the call nor its workers are its own.
+            return;
+        }
         self.close();
         while !self.participants.is_empty() {
             self.step();

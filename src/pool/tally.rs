@@ -60,6 +60,11 @@ impl Tally {
         }
     }
 
+    /// How many chunks have an outcome, good or bad.
+    pub(super) fn noted(&self) -> usize {
+        self.outcomes.iter().flatten().count()
+    }
+
     pub(super) fn is_open(&self, chunk: usize) -> bool {
         self.outcomes.get(chunk).is_some_and(Option::is_none)
     }

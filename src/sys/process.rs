@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::time::TimeSpec;
 
+use crate::sys::fork::{Epoch, epoch};
 use crate::{Error, ErrorKind, Result};
 
 /// A process, held by descriptor.
@@ -170,6 +171,18 @@ pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
     }
 }
 
+/// Waits until `fd` can be written to, or `other` is readable.
+pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+    let mut polled = [PollFd::new(fd, PollFlags::POLLOUT), PollFd::new(other, PollFlags::POLLIN)];
+    loop {
+        match ppoll(&mut polled, None, None) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
 /// A value of which every process has its own: a forked child starts without one.
 ///
 /// It never blocks, so a fork in the middle of another thread's call cannot leave the child waiting for a lock that
@@ -182,7 +195,7 @@ pub(crate) struct PerProcess<T> {
 
 #[derive(Debug)]
 struct Owned<T> {
-    pid: u32,
+    epoch: Epoch,
     value: T,
 }
 
@@ -193,12 +206,12 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
 
     /// This process's value. Threads that come first together may each make one; one of them is kept.
     pub(crate) fn get_or_try_init(&self, init: impl FnOnce() -> Result<T>) -> Result<&'static T> {
-        let pid = std::process::id();
+        let here = epoch();
         let seen = self.current.load(Ordering::Acquire);
-        if let Some(value) = Self::own(seen, pid) {
+        if let Some(value) = Self::own(seen, here) {
             return Ok(value);
         }
-        let made = Box::into_raw(Box::new(Owned { pid, value: init()? }));
+        let made = Box::into_raw(Box::new(Owned { epoch: here, value: init()? }));
         // Acquire and release: the value is written before it is found here, by us or by who was faster.
         let kept = match self.current.compare_exchange(seen, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => made,
@@ -208,14 +221,14 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
                 faster
             }
         };
-        Self::own(kept, pid).ok_or_else(|| Error::new(ErrorKind::Closed, "the process was forked while it started"))
+        Self::own(kept, here).ok_or_else(|| Error::new(ErrorKind::Closed, "the process was forked while it started"))
     }
 
-    fn own(current: *mut Owned<T>, pid: u32) -> Option<&'static T> {
+    fn own(current: *mut Owned<T>, here: Epoch) -> Option<&'static T> {
         // SAFETY: null or a box that was leaked before its pointer was stored with release, loaded here with acquire,
         // never freed and never borrowed mutably.
         let owned: &'static Owned<T> = unsafe { current.as_ref() }?;
-        (owned.pid == pid).then_some(&owned.value)
+        (owned.epoch == here).then_some(&owned.value)
     }
 }
 

@@ -12,13 +12,16 @@ use std::process::exit;
 use super::control::ControlPage;
 use super::protocol::{self, Packet, ToParent, ToWorker};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::file;
+use crate::sys::file::{self, FileId};
 use crate::sys::fork::epoch;
 use crate::sys::map::{Access, Mapping};
 use crate::sys::socket::Socket;
 
 /// The exit code of a worker whose parent broke the protocol.
 const CONFUSED: i32 = 70;
+
+/// The exit code of a worker that has no room for the descriptors that it is sent.
+pub(super) const NO_ROOM: i32 = 71;
 
 /// One worker process.
 struct Worker {
@@ -30,6 +33,7 @@ struct Worker {
 
 /// A block that stays mapped for as long as the parent has it.
 struct Kept {
+    id: FileId,
     mapping: Mapping,
     /// The parent's own open file description: while this process has it, the lock on what it is lent holds, even when
     /// the parent is gone. Nothing here locks or unlocks through it.
@@ -44,9 +48,9 @@ pub(crate) fn worker_main(socket: Socket, index: usize) -> ! {
     loop {
         let received = match worker.socket.recv() {
             Ok(Some(received)) => received,
-            // Descriptors were cut off because this process has no room for them. The message is lost; the call that
-            // needs it says which block is missing.
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
+            // Descriptors were cut off because this process has no room for them, and the message is lost. Another worker
+            // has room.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => exit(NO_ROOM),
             // The parent has dropped the pool, or is gone.
             Ok(None) | Err(_) => exit(0),
         };
@@ -96,7 +100,7 @@ impl Worker {
     /// Sends a message; where nobody is left to hear it, the process ends.
     fn say(&self, message: &ToParent) {
         let Ok(packet) = Packet::new(message) else { exit(CONFUSED) };
-        if packet.send(&self.socket, &[]).is_err() {
+        if packet.send(&self.socket).is_err() {
             exit(0);
         }
     }
@@ -109,5 +113,5 @@ fn keep(fd: &OwnedFd, len: usize, writable: bool, lending: Option<OwnedFd>) -> R
     }
     let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
     let mapping = Mapping::new(fd.as_fd(), len, access, true, false)?;
-    Ok(Kept { mapping, _lending: lending })
+    Ok(Kept { id: file::identity(fd.as_fd())?, mapping, _lending: lending })
 }

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use super::{Worker, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::protocol::{CallMessage, Outcome, ToParent};
 use crate::pool::task::TaskRef;
+use crate::sys::file::FileId;
 use crate::sys::fork::epoch;
+use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 
 /// Outcomes are sent when they come to so many bytes…
@@ -26,6 +29,7 @@ impl Worker {
             self.page.as_ref().ok_or_else(|| Error::new(ErrorKind::Layout, "the control page did not arrive"))?;
         let task = TaskRef::find(call.task)?;
         let blocks = self.find_blocks(call)?;
+        let _lent = note_lent(self.ids_of(call));
         let home = epoch();
         let mut outcomes = Vec::new();
         let (mut bytes, mut since) = (0, Instant::now());
@@ -45,6 +49,12 @@ impl Worker {
         }
         self.say(&ToParent::Outcomes { call: call.call, outcomes, last: true });
         Ok(())
+    }
+
+    fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {
+        let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
+        let id = |serial| Some(self.blocks.get(serial)?.as_ref().ok()?.id);
+        call.blocks.iter().filter_map(|(serial, writable)| Some((id(serial)?, mode(*writable)))).collect()
     }
 
     fn find_blocks(&self, call: &CallMessage) -> Result<Vec<MappedBlock<'_>>> {
