@@ -10,6 +10,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 
 use ndshm::{ErrorKind, Pool, SharedArray};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
@@ -17,27 +18,42 @@ use workers::assert_whole;
 
 ndshm::init_before_main!();
 
-/// One of the programs in `tests/fixtures`, which cargo builds as examples along with the tests.
-fn fixture(name: &str, file: &str) -> PathBuf {
+/// One of the programs in `tests/fixtures`, which cargo builds as examples along with all tests.
+fn fixture(file: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     let path = profile.join("examples").join(file);
-    if !path.exists() {
-        // Where only this test is built, they are not.
-        let name_of_profile = match profile.file_name().and_then(|name| name.to_str()).unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--example", name, "--profile", name_of_profile, "--target-dir"]);
-        assert!(build.arg(profile.parent().unwrap()).status().unwrap().success());
-    }
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    BUILT.call_once(|| {
+        // Where only this test was built, they are missing or old.
+        if modified(&path).is_err() || modified(&path).unwrap() < modified(&test).unwrap() {
+            build_fixtures(profile);
+        }
+    });
     path
 }
 
+fn build_fixtures(profile: &Path) {
+    let name = match profile.file_name().and_then(|name| name.to_str()).unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    let features: Vec<&str> =
+        [(cfg!(feature = "rayon"), "rayon"), (cfg!(feature = "complex"), "complex"), (cfg!(feature = "half"), "half")]
+            .into_iter()
+            .filter_map(|(on, feature)| on.then_some(feature))
+            .collect();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--profile", name, "--features", &features.join(",")]);
+    for example in ["fixture_forgot_init", "fixture_init_in_main", "fixture_plugin"] {
+        build.args(["--example", example]);
+    }
+    assert!(build.arg("--target-dir").arg(profile.parent().unwrap()).status().unwrap().success());
+}
+
 fn program(name: &str) -> Command {
-    let mut command = Command::new(fixture(name, name));
+    let mut command = Command::new(fixture(name));
     command.stdin(Stdio::null());
     command
 }
@@ -92,8 +108,7 @@ fn a_program_started_through_the_loader_is_told_that_it_cannot_have_workers() {
         println!("skipped: this program has no loader");
         return;
     };
-    let lines =
-        lines(Command::new(loader).arg(fixture("fixture_init_in_main", "fixture_init_in_main")).stdin(Stdio::null()));
+    let lines = lines(Command::new(loader).arg(fixture("fixture_init_in_main")).stdin(Stdio::null()));
     assert_eq!(lines[..2], ["before init", "after init"]);
     assert!(lines[2].starts_with("Unsupported: cannot start copies of this program"), "{lines:?}");
     assert!(lines[2].contains("ld.so") && lines.len() == 3, "{lines:?}");
@@ -112,7 +127,7 @@ fn assert_refused(output: &Output, why: &str) {
 #[test]
 fn who_types_a_workers_argument_gets_a_message_and_exit_code_2() {
     let own = std::env::current_exe().unwrap();
-    for path in [fixture("fixture_init_in_main", "fixture_init_in_main"), own] {
+    for path in [fixture("fixture_init_in_main"), own] {
         let start = |argument: &str, stdin: Stdio| Command::new(&path).arg(argument).stdin(stdin).output().unwrap();
         assert_refused(&start("--ndshm-worker=0", Stdio::null()), "its standard input is not a pool's socket");
         assert_refused(&start("--ndshm-worker=0", Stdio::piped()), "its standard input is not a pool's socket");
@@ -127,7 +142,7 @@ fn who_types_a_workers_argument_gets_a_message_and_exit_code_2() {
 
 #[test]
 fn a_worker_whose_parent_does_not_greet_it_ends() {
-    let path = fixture("fixture_init_in_main", "fixture_init_in_main");
+    let path = fixture("fixture_init_in_main");
     for greeting in [b"ndshm-hi and more".as_slice(), b"x", &[0; 64]] {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
@@ -147,7 +162,7 @@ fn a_worker_whose_parent_does_not_greet_it_ends() {
 
 /// A name in the plugin, which stays loaded.
 fn in_plugin(name: &CStr) -> *mut c_void {
-    let path = fixture("fixture_plugin", "libfixture_plugin.so");
+    let path = fixture("libfixture_plugin.so");
     let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
     // SAFETY: the file is the plugin that was built along with this test; its constructors are those of Rust's library.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
