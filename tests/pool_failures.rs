@@ -19,7 +19,7 @@ use ndarray::{Array1, ArrayViewMut1, Ix1, s};
 use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use workers::{Flags, assert_reaped, assert_whole, raise, signal, wait_for};
+use workers::{Flags, assert_reaped, assert_whole, raise, signal, wait_for, wait_until_gone};
 
 ndshm::init_before_main!();
 
@@ -215,6 +215,28 @@ fn a_worker_that_dies_is_an_error_with_its_cause_and_rows_and_another_takes_its_
         expected.slice_mut(s![1..3]).fill(0);
         assert_eq!(*array.read().unwrap(), expected);
     }
+}
+
+#[test]
+fn what_a_worker_said_before_it_died_counts() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let worker = pool.worker_pids()[0];
+    let items = [0, 1, 2, 3];
+    let error = pool
+        .call()
+        // The parent does not look before the worker is dead, with an answer and its death to be found together.
+        .progress(|_| wait_until_gone(&[worker]))
+        .for_each(Each(&items), |item, _| {
+            // Longer than outcomes are kept back, so that each is sent at once.
+            thread::sleep(Duration::from_millis(6));
+            if item == 2 {
+                die(Death::Kill);
+            }
+        })
+        .unwrap_err();
+    assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [2..4].as_slice()));
+    assert!(error.to_string().contains("while it ran rows 2..3"), "{error}");
+    assert_whole(&pool);
 }
 
 #[test]

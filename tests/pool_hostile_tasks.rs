@@ -103,6 +103,7 @@ fn a_worker_that_closes_its_descriptors_and_computes_on_is_ended_before_the_call
     let before = pool.worker_pids();
     let flags = Flags::new();
     let mut array = SharedArray::<u64, _>::zeros(2).unwrap();
+    let start = Instant::now();
     let error = pool
         .for_each((array.chunks_mut().rows(1), Param(&flags.path())), |(mut rows, flags), chunk| {
             if chunk.index() == 1 {
@@ -120,6 +121,7 @@ fn a_worker_that_closes_its_descriptors_and_computes_on_is_ended_before_the_call
             }
         })
         .unwrap_err();
+    assert!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
     let pid: u32 = wait_for(&flags.path(), "pid").parse().unwrap();
     assert_reaped([pid]);
     assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [0..1].as_slice()));
