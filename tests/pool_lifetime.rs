@@ -518,6 +518,23 @@ fn a_parent_out_of_descriptors_says_so_and_loses_nothing() {
 }
 
 #[test]
+fn a_worker_that_a_task_left_without_descriptors_is_replaced_in_the_call_that_needs_one() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let pids = pool.worker_pids();
+    let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
+    pool.for_each((), |(), _| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    })
+    .unwrap();
+    assert_eq!(pool.worker_pids(), pids);
+    pool.for_each(array.chunks_mut(), |mut rows, _| rows += 1).unwrap();
+    assert_eq!(array.read().unwrap().sum(), 40);
+    assert_reaped(pids);
+    assert_whole(&pool);
+}
+
+#[test]
 fn a_result_that_finds_no_descriptor_is_an_error_that_says_so() {
     const TEST: &str = "a_result_that_finds_no_descriptor_is_an_error_that_says_so";
     if reexec::role().is_none() {
