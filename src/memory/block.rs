@@ -15,13 +15,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::map::Access;
+
+/// How long a reader that lets a writer of another process pass waits before it looks again.
+const GATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What this process knows of one file.
 pub(crate) struct Block {
@@ -246,10 +249,22 @@ impl Block {
         }
         let queued = mode == Mode::Exclusive;
         local.writers_waiting += usize::from(queued);
-        while !local.admits(mode, thread) {
-            let (next, timed_out) = self.wait_for_change(local, wait);
+        loop {
+            let admitted = local.admits(mode, thread);
+            if admitted && !local.joins_readers(mode, thread) {
+                break;
+            }
+            // While this process reads, the kernel asks no more of its readers: they have to let writers of other
+            // processes pass here, or would starve them.
+            let held_back = admitted && !lock::gate_is_open(self.own_fd(Access::ReadOnly).0)?;
+            if admitted && !held_back {
+                break;
+            }
+            // Nobody tells when the gate opens, unless the last reader of this process goes.
+            let wait_now = if held_back { wait.at_most_for(GATE_PAUSE) } else { wait };
+            let (next, timed_out) = self.wait_for_change(local, wait_now);
             local = next;
-            if timed_out && !local.admits(mode, thread) {
+            if timed_out && (held_back || !local.admits(mode, thread)) {
                 local.writers_waiting -= usize::from(queued);
                 drop(local);
                 self.changed.notify_all();
@@ -378,6 +393,15 @@ impl Local {
             // A thread that reads already must not wait for a writer that waits for it.
             Mode::Shared => self.writers_waiting == 0 || self.holders.iter().any(|holder| holder.thread == thread),
         }
+    }
+
+    /// Would it be a reader that comes while others of this process hold the kernel's lock? Not one that reads already:
+    /// a writer that waits for that thread would be waited for in turn.
+    fn joins_readers(&self, mode: Mode, thread: ThreadId) -> bool {
+        mode == Mode::Shared
+            && !self.private
+            && !self.holders.is_empty()
+            && self.holders.iter().all(|holder| holder.thread != thread)
     }
 
     fn kernel_holds(&self, via: Via, mode: Mode) -> bool {

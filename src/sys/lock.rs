@@ -45,6 +45,16 @@ impl Wait {
     pub(crate) fn at_most(timeout: Duration) -> Self {
         Instant::now().checked_add(timeout).map_or(Self::Forever, Self::Until)
     }
+
+    /// The same wait, cut short after `pause` where it would be longer.
+    pub(crate) fn at_most_for(self, pause: Duration) -> Self {
+        let cut = Instant::now() + pause;
+        match self {
+            Self::No => Self::No,
+            Self::Until(deadline) => Self::Until(deadline.min(cut)),
+            Self::Forever => Self::Until(cut),
+        }
+    }
 }
 
 /// The first byte after the block and the offset of the gate.
@@ -84,6 +94,13 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, mode: Mode, wait: Wait, pass_gate: bool) 
     Ok(done)
 }
 
+/// Is no writer waiting, as far as other open file descriptions than that of `fd` go?
+pub(crate) fn gate_is_open(fd: BorrowedFd<'_>) -> Result<bool> {
+    let mut asked = flock(Range::Gate, libc::F_RDLCK);
+    fcntl(fd, FcntlArg::F_OFD_GETLK(&mut asked)).map_err(|errno| failed(fd, errno))?;
+    Ok(i32::from(asked.l_type) == libc::F_UNLCK)
+}
+
 /// Unlocks the block that the description of `fd` holds.
 pub(crate) fn unlock(fd: BorrowedFd<'_>) {
     released();
@@ -102,18 +119,22 @@ fn acquired() {
     fence(Ordering::SeqCst);
 }
 
-fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait) -> Result<bool> {
+fn flock(range: Range, kind: libc::c_int) -> libc::flock {
     let (start, len) = match range {
         Range::Block => (0, GATE),
         Range::Gate => (GATE, 1),
     };
-    let request = libc::flock {
+    libc::flock {
         l_type: i16::try_from(kind).unwrap_or(i16::MAX),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or(i16::MAX),
         l_start: start,
         l_len: len,
         l_pid: 0,
-    };
+    }
+}
+
+fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait) -> Result<bool> {
+    let request = flock(range, kind);
     // The kernel has no lock call with a deadline, and a signal to cut a blocking one short would be the program's, not
     // ours: so a wait with an end asks again, ever less often, up to once a millisecond.
     let mut pause = Duration::from_micros(20);
