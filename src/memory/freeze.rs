@@ -24,7 +24,9 @@ impl SharedMemory {
     /// mapped any more, see [`Mapping::is_mapped`](crate::sys::map::Mapping::is_mapped).
     pub(crate) fn freeze(&mut self) -> Result<()> {
         self.lock.block().check_process()?;
-        if !matches!(self.whereabouts, Whereabouts::Anonymous | Whereabouts::Nameless) {
+        let nameless = matches!(self.whereabouts, Whereabouts::Anonymous | Whereabouts::Nameless);
+        // A named block that was attached through a descriptor is known by the seal against sealing that it was born with.
+        if !nameless || memfd::get_seals(self.file.as_fd())?.contains(SealFlag::F_SEAL_SEAL) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("{} cannot be frozen: the kernel seals anonymous memory only", self.whereabouts),
