@@ -15,6 +15,8 @@ use super::options::ArrayOptions;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::memory::AtomicFile;
+use crate::sys::file::{self, Links};
+use crate::sys::map::Access;
 use ndarray::{ArrayViewMut, ShapeBuilder};
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
@@ -70,7 +72,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         let path = path.as_ref();
         let failed = |error: std::io::Error| Error::from_os(error, format!("cannot read {}", path.display()));
         check_element::<T>()?;
-        let file = File::open(path).map_err(failed)?;
+        let file = File::from(file::open_existing(path, Access::ReadOnly, Links::Follow)?);
         let len = file.metadata().map_err(failed)?.len();
         let header = read_header(usize::try_from(len).unwrap_or(usize::MAX), |offset, buffer| {
             read_up_to(&file, buffer, offset as u64).map_err(failed)
