@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::elements::Bytes;
 use crate::layout::trailer;
@@ -56,9 +56,12 @@ impl<'a> Control<'a> {
 
     /// Under either lock: the process whose write did not end, 0 where all did.
     pub(crate) fn unfinished_writer(&self) -> u32 {
-        // Acquire pairs with `finish`'s release: what was written in the generation that is read here is seen.
-        self.generation().map(|word| word.load(Ordering::Acquire));
-        self.writer().map_or(0, |word| word.load(Ordering::Acquire))
+        // The block may be mapped read-only, where only relaxed loads are defined; the fence makes them acquire. It pairs
+        // with `finish`'s release: what was written in the generation that is read here is seen.
+        self.generation().map(|word| word.load(Ordering::Relaxed));
+        let writer = self.writer().map_or(0, |word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        writer
     }
 
     /// Under the exclusive lock: a write begins.
