@@ -165,7 +165,7 @@ fn numpy_shares_complex_numbers() {
     let array = SharedArray::from_elem(1, Complex::new(1.0_f64, -2.0)).unwrap();
     let dir = tempfile::tempdir().unwrap();
     array.save_npy(dir.path().join("complex.npy")).unwrap();
-    assert_eq!(python.run(&format!("np.load({:?})[0] == 1 - 2j", dir.path().join("complex.npy"))), "True");
+    assert_eq!(python.run(&format!("bool(np.load({:?})[0] == 1 - 2j)", dir.path().join("complex.npy"))), "True");
 }
 
 #[cfg(feature = "half")]
