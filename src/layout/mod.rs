@@ -1,6 +1,6 @@
-//! The bytes inside a typed array block.
+//! The bytes inside a block: of a typed array here, of a list in [`list`].
 //!
-//! A block is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a control trailer
+//! The block of a typed array is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a control trailer
 //! that NumPy never looks at.
 //!
 //! | offset | content | module |
@@ -13,6 +13,7 @@
 //! been held against the block's, and nothing panics.
 
 mod dtype;
+pub(crate) mod list;
 mod literal;
 mod npy;
 pub(crate) mod trailer;
