@@ -59,6 +59,7 @@ compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, op
 mod array;
 mod error;
 mod layout;
+mod list;
 mod memory;
 mod pool;
 mod sys;
@@ -66,6 +67,7 @@ mod sys;
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
+pub use list::{ListIter, ShareableList, Value};
 pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
 pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
