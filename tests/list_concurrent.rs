@@ -26,7 +26,7 @@ impl Random {
 
     /// A value that shows by itself that it is whole; among them those whose data is zero whatever their type.
     fn value(&mut self, kinds: u64) -> Value {
-        let n = self.below(1000);
+        let n = if self.below(3) == 0 { 0 } else { self.below(1000) };
         match self.below(kinds) {
             0 => Value::Int(i64::try_from(n << 32 | n).unwrap()),
             1 => Value::Float(f64::from(u32::try_from(n).unwrap()) / 2.0),
@@ -121,6 +121,47 @@ fn two_processes_that_hammer_the_same_items_see_whole_values() {
         }
     });
     assert_eq!(list.format().unwrap().find(['\t', '7']), None, "nobody is inside any more: {:?}", list.format());
+}
+
+/// One process changes the type and the value as fast as it can, the other reads as fast as it can, or overwrites too.
+#[test]
+fn a_number_whose_type_changes_all_the_time_is_read_whole() {
+    const TEST: &str = "a_number_whose_type_changes_all_the_time_is_read_whole";
+    const PLAIN: u64 = 3;
+    if let Some(name) = role() {
+        let list = ShareableList::attach(&name).unwrap();
+        let mut random = Random(u64::from(std::process::id()));
+        let until = Instant::now() + TIME;
+        while Instant::now() < until {
+            for _ in 0..100 {
+                list.set(0, random.value(PLAIN)).unwrap();
+            }
+        }
+        return;
+    }
+    // Long enough that format, code and data are not in one cache line.
+    let list = ShareableList::new([0; 64]).unwrap();
+    let name = list.shm().name().unwrap();
+    thread::scope(|scope| {
+        let child = scope.spawn(|| reexec::run(TEST, name));
+        let mut random = Random(1);
+        while !child.is_finished() {
+            for _ in 0..10_000 {
+                let value = list.get(0).unwrap();
+                assert!(is_whole(&value), "{value:?}");
+            }
+            for _ in 0..1000 {
+                // Mostly of the type that is there, which takes no lock.
+                let value = list.get(0).unwrap();
+                assert!(is_whole(&value), "{value:?}");
+                let new = random.value(PLAIN);
+                if random.below(50) == 0 || std::mem::discriminant(&new) == std::mem::discriminant(&value) {
+                    list.set(0, new).unwrap();
+                }
+            }
+        }
+        child.join().unwrap();
+    });
 }
 
 #[test]

@@ -17,8 +17,8 @@ impl ShareableList {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidSize`] for a str or bytes of more than 9,999,991 bytes, and for one that ends in more NUL bytes
-    /// than can be noted beside it (at least 5 up to 99,991 bytes, none from 999,992 on); otherwise as for
-    /// [`SharedMemory::create`].
+    /// than can be noted beside it: none from 999,992 bytes on, 5 from 99,992 on, at least 35 in a shorter one; otherwise
+    /// as for [`SharedMemory::create`].
     ///
     /// # Examples
     ///

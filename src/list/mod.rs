@@ -56,8 +56,8 @@ use words::Words;
 /// - A process that is killed in the middle of a locked write leaves an item that is an [`ErrorKind::Layout`] error to read,
 ///   until somebody sets it again; to Python it is None.
 ///
-/// Whatever a block contains, and whatever another process does to it later, no call reads outside of it: where the items
-/// lie is read once, when attaching.
+/// Whatever a block contains, and whatever another process writes to it later, no call reads outside of it: where the
+/// items lie is read once, when attaching. Only cutting its file short is fatal, as for any [`SharedMemory`].
 ///
 /// # Ownership
 ///
@@ -71,7 +71,7 @@ use words::Words;
 ///
 /// let list = shareable_list![1, 2.5, "abc", b"xyz", true, None]?;
 /// list.set(0, 42)?;
-/// list.set(2, "shorter"[..3].to_owned())?;
+/// list.set(2, "shorter")?;
 ///
 /// // In another process, given the name; in Python `ShareableList(name=...)`.
 /// let other = ShareableList::attach(list.shm().name().expect("created with a name"))?;
