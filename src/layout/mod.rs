@@ -1,7 +1,7 @@
 //! The bytes inside a block: of a typed array here, of a list in [`list`].
 //!
-//! The block of a typed array is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a control trailer
-//! that NumPy never looks at.
+//! The block of a typed array is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a
+//! control trailer that NumPy never looks at.
 //!
 //! | offset | content | module |
 //! |---|---|---|
