@@ -575,3 +575,17 @@ fn in_a_forked_child_arrays_are_closed_and_drops_unlock_and_remove_nothing() {
         }
     }
 }
+
+// A list's numbers are written without the lock: a guard on an array that a copy had turned into a list was no protection.
+#[test]
+fn an_array_cannot_be_turned_into_a_list_by_copies() {
+    let name = unique_name("stays-array");
+    let array = SharedArray::<i64, _>::options().name(&name).zeros(8).unwrap();
+    let memory = SharedMemory::attach(&name).unwrap();
+    for (offset, bytes) in [(0, &[0_u8; 16][..]), (5, &[0]), (3, &[1, 2, 3, 4])] {
+        assert_eq!(memory.write_at(offset, bytes).unwrap_err().kind(), ErrorKind::Permission);
+    }
+    memory.write_at(0, b"\x93NUM").unwrap();
+    assert_eq!(ndshm::ShareableList::attach(&name).unwrap_err().kind(), ErrorKind::Layout);
+    assert_eq!(array.read().unwrap().sum(), 0);
+}

@@ -20,4 +20,4 @@ pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
-pub(crate) use npy::{BlockLayout, DATA_OFFSET, NpyHeader, checked_len, encode_header};
+pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAGIC, NpyHeader, checked_len, encode_header};
