@@ -30,6 +30,9 @@ use crate::sys::socket::Received;
 /// How long a worker may take to end once its socket is closed, before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(50);
 
+/// After so long without a ring the workers are looked at anyway: for systems whose news of deaths do not come.
+const UNEASE: Duration = Duration::from_secs(1);
+
 /// See [`Running::replacements`].
 const SPARE_REPLACEMENTS: usize = 4;
 
@@ -142,14 +145,17 @@ impl<'c> Running<'c> {
         let page = Arc::clone(&self.page);
         let bell = page.parent_bell();
         let count = bell.count();
-        if !self.look() {
-            bell.wait(count, self.crew.spin(), None);
+        if !self.look(false) {
+            bell.wait(count, self.crew.spin(), Some(UNEASE));
+            if bell.count() == count {
+                self.look(true);
+            }
         }
     }
 
-    /// Looks at every participant; `false` where nothing has happened.
-    fn look(&mut self) -> bool {
-        let news = self.crew.take_news();
+    /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives; `false` where nothing has happened.
+    fn look(&mut self, suspicious: bool) -> bool {
+        let news = self.crew.take_news() || suspicious;
         let mut happened = news;
         for (index, talking) in self.participants.clone() {
             // Read before what it wrote: once it has finished there is nothing more to come.
@@ -157,7 +163,7 @@ impl<'c> Running<'c> {
             if talking {
                 happened |= self.listen(index);
             }
-            if finished && self.takes_part(index) {
+            if finished && self.is_heard(index) {
                 self.retire(index);
                 happened = true;
             } else if news && self.takes_part(index) {
@@ -220,6 +226,10 @@ impl<'c> Running<'c> {
             if self.takes_part(index) {
                 self.mourn(index);
             }
+        } else if closed && self.page.has_finished(index, self.call) {
+            // It did no harm; it is replaced before the next call.
+            self.listen(index);
+            self.retire(index);
         } else if closed {
             self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned());
         }

@@ -55,8 +55,8 @@ impl Watch {
     pub(super) fn add(&self, worker: &WorkerProcess) -> Result<()> {
         let once = EpollFlags::EPOLLONESHOT;
         let ended = EpollEvent::new(EpollFlags::EPOLLIN | once, WORKER);
-        // Not for what it says, only for its end.
-        let closed = EpollEvent::new(EpollFlags::EPOLLRDHUP | once, WORKER);
+        // Not for what it says, only for its end, which is reported without being asked for.
+        let closed = EpollEvent::new(once, WORKER);
         self.shared
             .epoll
             .add(worker.pidfd.as_fd(), ended)
