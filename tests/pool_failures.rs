@@ -16,10 +16,10 @@ use std::thread;
 use std::time::Duration;
 
 use ndarray::{Array1, ArrayViewMut1, Ix1, s};
-use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray};
+use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray, SharedMemory};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use workers::{Flags, assert_reaped, assert_whole, raise, signal, wait_for, wait_until_gone};
+use workers::{Flags, PATIENCE, assert_reaped, assert_whole, raise, signal, wait_for, wait_until_gone};
 
 ndshm::init_before_main!();
 
@@ -346,6 +346,32 @@ fn a_panic_poisons_where_a_failure_of_an_earlier_chunk_is_what_is_told() {
     assert!(array.is_poisoned());
 }
 
+#[test]
+fn a_death_poisons_where_a_failure_of_an_earlier_chunk_is_what_is_told() {
+    // Only the failure that was told decided, and half a row of the dead worker passed for whole.
+    let pool = two();
+    let before = pool.worker_pids();
+    let flags = Flags::new();
+    let mut array = SharedArray::<u32, _>::zeros((2, 2)).unwrap();
+    let error = pool
+        .try_map((array.chunks_mut().rows(1), Param(&flags.path()), Param(&before)), |(mut row, flags, pids), chunk| {
+            wait_for_others(&flags, chunk);
+            if chunk.index() == 1 {
+                row[[0, 0]] = 7;
+                die(Death::Kill);
+            }
+            let other = pids.into_iter().find(|&pid| pid != std::process::id()).unwrap();
+            wait_until_gone(&[other]);
+            Err::<(), _>("in good order")
+        })
+        .unwrap_err();
+    assert_eq!((error.kind(), error.rows()), (ErrorKind::TaskFailed, [0..2].as_slice()));
+    assert!(array.is_poisoned());
+    array.clear_poison().unwrap();
+    assert_eq!(array.read().unwrap().row(1).to_vec(), [7, 0]);
+    assert_whole(&pool);
+}
+
 // Values
 
 /// A value that makes trouble at the moment that it names.
@@ -491,6 +517,95 @@ fn a_block_that_is_given_twice_is_refused_where_one_of_them_writes() {
         first.write().unwrap().fill(1);
         assert_eq!(second.read().unwrap().sum(), 8);
     }
+}
+
+#[test]
+fn an_array_that_was_lent_for_reading_first_can_be_lent_for_writing_later() {
+    // The description that workers hold stayed read-only for good, and a read-only one cannot be locked for writing.
+    let name = format!("ndshm-test-reader-first-{}", std::process::id());
+    let mut made = SharedArray::<u8, _>::options().name(&name).zeros(8).unwrap();
+    let pool = two();
+    made.keep();
+    drop(made);
+    // SAFETY: nobody but this test knows the name, and it writes through guards and pools alone.
+    let mut reader = unsafe { SharedArray::<u8, Ix1>::attach_read_only(&name) }.unwrap();
+    // SAFETY: as above.
+    let attach = || unsafe { SharedArray::<u8, Ix1>::attach(&name) };
+    let calls = || {
+        pool.for_each(&reader, |_, _| ())?;
+        let mut writer = attach()?;
+        writer.write()?.fill(1);
+        pool.for_each(writer.chunks_mut(), |mut rows, _| rows += 1)?;
+        pool.map((&reader, writer.chunks().rows(8)), |(whole, rows), _| (whole.sum(), rows.sum()))
+    };
+    let sums = calls();
+    SharedMemory::unlink_name(&name).unwrap();
+    assert_eq!(sums.unwrap(), [(16, 16)]);
+    let refused = pool.for_each(reader.chunks_mut(), |_, _| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Permission);
+}
+
+#[test]
+fn calls_that_take_the_same_arrays_in_opposite_order_do_not_wait_for_each_other() {
+    let names = ["one", "two"].map(|which| format!("ndshm-test-order-{which}-{}", std::process::id()));
+    let _made = names.each_ref().map(|name| SharedArray::<u32, _>::options().name(name).zeros(8).unwrap());
+    // SAFETY: nobody but this test knows the names, and it writes through pools alone.
+    let attach = |name: &String| unsafe { SharedArray::<u32, Ix1>::attach(name) }.unwrap();
+    let orders = [names.each_ref().map(attach), names.each_ref().map(attach)];
+    let (sender, ended) = std::sync::mpsc::channel();
+    for (thread, [mut one, mut two]) in orders.into_iter().enumerate() {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            let pool = Pool::builder().workers(1).build().unwrap();
+            for _ in 0..100 {
+                let (first, second) = if thread == 0 { (&mut one, &mut two) } else { (&mut two, &mut one) };
+                pool.for_each(
+                    (first.chunks_mut().rows(8), second.chunks_mut().rows(8)),
+                    |(mut first, mut second), _| {
+                        first += 1;
+                        second += 1;
+                    },
+                )
+                .unwrap();
+            }
+            drop((pool, one, two));
+            sender.send(()).unwrap();
+        });
+    }
+    for _ in 0..2 {
+        ended.recv_timeout(PATIENCE).expect("they wait for each other");
+    }
+    assert!(names.each_ref().map(attach).iter().all(|array| array.read().unwrap().iter().all(|&n| n == 200)));
+}
+
+#[test]
+fn a_guard_of_one_thread_and_a_call_of_another_do_not_wait_for_each_other() {
+    // The call had the workers and waited for the guard, whose thread waited for the workers.
+    let name = format!("ndshm-test-guard-and-call-{}", std::process::id());
+    let (sender, ended) = std::sync::mpsc::channel();
+    let made = SharedArray::<u32, _>::options().name(&name).zeros(8).unwrap();
+    // SAFETY: nobody but this test knows the name, and it writes through pools alone.
+    let mut again = unsafe { SharedArray::<u32, Ix1>::attach(&name) }.unwrap();
+    let unrelated = SharedArray::<u32, _>::zeros(8).unwrap();
+    let running = thread::spawn(move || {
+        let pool = two();
+        thread::scope(|scope| {
+            let guard = made.read().unwrap();
+            scope.spawn(|| pool.for_each(again.chunks_mut(), |mut rows, _| rows += 1).unwrap());
+            // Time to get as far as it can.
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(pool.map(&unrelated, |all, _| all.sum()).unwrap(), [0]);
+            assert_eq!(guard.sum(), 0);
+            drop(guard);
+        });
+        assert_eq!(made.read().unwrap().sum(), 8);
+        sender.send(()).unwrap();
+    });
+    let ended = ended.recv_timeout(PATIENCE);
+    if ended.is_err() && !running.is_finished() {
+        SharedMemory::unlink_name(&name).unwrap();
+    }
+    ended.expect("they wait for each other");
 }
 
 #[test]

@@ -329,6 +329,61 @@ fn a_forked_child_finds_pool_and_arrays_closed() {
     assert_whole(&pool);
 }
 
+#[test]
+fn a_child_forked_in_a_progress_callback_leaves_the_call_to_its_parent() {
+    const TEST: &str = "a_child_forked_in_a_progress_callback_leaves_the_call_to_its_parent";
+    // It went on with the call, read the parent's messages from the workers' sockets, and the parent waited for ever.
+    if reexec::role().is_none() {
+        reexec::run(TEST, "alone");
+        return;
+    }
+    // Parent and child are ended if they wait for ever.
+    let end_later = || nix::unistd::alarm::set(20);
+    end_later();
+    let pool = two();
+    let pids = pool.worker_pids();
+    let home = std::process::id();
+    for panics in [false, true] {
+        let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
+        let mut child = None;
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let fork_once = |_| {
+                if child.is_none() {
+                    // SAFETY: this process's other thread only waits for this one.
+                    match unsafe { fork() }.unwrap() {
+                        ForkResult::Parent { child: pid } => child = Some(pid),
+                        ForkResult::Child => {
+                            end_later();
+                            child = Some(nix::unistd::getpid());
+                            if panics {
+                                std::panic::resume_unwind(Box::new("in the child"));
+                            }
+                        }
+                    }
+                }
+            };
+            pool.call().progress(fork_once).for_each(array.chunks_mut().rows(1), |mut row, _| {
+                // Longer than outcomes are kept back, so that each is sent at once.
+                thread::sleep(Duration::from_millis(6));
+                row += 1;
+            })
+        }));
+        if std::process::id() != home {
+            let as_expected = match ended {
+                Ok(outcome) => !panics && outcome.unwrap_err().kind() == ErrorKind::Closed,
+                Err(_) => panics,
+            };
+            // SAFETY: ends the process, runs nothing of it.
+            unsafe { libc::_exit(i32::from(!as_expected)) }
+        }
+        ended.unwrap().unwrap();
+        assert!(matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))));
+        assert!(array.read().unwrap().iter().all(|&count| count == 1));
+        assert_eq!(pool.worker_pids(), pids);
+        assert_whole(&pool);
+    }
+}
+
 // What a process has
 
 #[derive(Clone, Copy, Debug)]
