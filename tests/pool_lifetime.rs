@@ -459,6 +459,33 @@ fn two_hundred_arrays_through_one_pool_leave_nothing_in_parent_or_workers() {
 }
 
 #[test]
+fn parent_and_workers_together_hold_one_copy_of_an_array() {
+    const TEST: &str = "parent_and_workers_together_hold_one_copy_of_an_array";
+    const KIB: usize = 64 << 10;
+    if reexec::role().is_none() {
+        reexec::run(TEST, "alone");
+        return;
+    }
+    let pool = two();
+    let processes: Vec<u32> = [std::process::id()].into_iter().chain(pool.worker_pids()).collect();
+    let pss = |pid: &u32| {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let together = || processes.iter().map(pss).sum::<usize>();
+    let before = together();
+    let mut array = SharedArray::<u64, _>::zeros((KIB, 128)).unwrap();
+    pool.for_each(array.chunks_mut(), |mut rows, _| rows.fill(1)).unwrap();
+    // Every process has every element before its eyes.
+    let sums = pool.map((&array, Each(&[0, 1, 2, 3])), |(all, _), _| all.sum()).unwrap();
+    assert_eq!(sums, [KIB as u64 * 128; 4]);
+    assert_eq!(array.read().unwrap().sum(), sums[0]);
+    let grown = together() - before;
+    assert!((KIB..KIB + KIB / 10).contains(&grown), "{grown} KiB for an array of {KIB} KiB");
+}
+
+#[test]
 fn an_array_that_workers_have_mapped_for_writing_can_be_frozen() {
     let (pool, other) = (two(), two());
     let pids = pool.worker_pids();
