@@ -8,7 +8,6 @@
 mod reexec;
 mod workers;
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -17,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use ndarray::{ArrayViewMut1, Ix1};
 use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray, SharedMemory};
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, raise as raise_signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -151,29 +149,6 @@ fn a_worker_that_closed_its_descriptors_and_returned_is_replaced() {
     assert_whole(&pool);
 }
 
-#[test]
-fn a_worker_that_has_used_up_its_descriptors_makes_way_for_another() {
-    // What travels beside a large call, a file, was cut off, and the worker dropped the call without an answer.
-    let pool = Pool::builder().workers(1).build().unwrap();
-    pool.for_each((), |(), _| {
-        setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
-        while let Ok(file) = File::open("/dev/null") {
-            std::mem::forget(file);
-        }
-    })
-    .unwrap();
-    let before = pool.worker_pids();
-    let (sender, ended) = mpsc::channel();
-    thread::spawn(move || {
-        let lens = pool.map(Param(&vec![0_u64; 100_000]), |values, _| values.len());
-        sender.send((lens, pool)).unwrap();
-    });
-    let (lens, pool) = ended.recv_timeout(PATIENCE).expect("the call goes on for ever");
-    assert_eq!(lens.unwrap(), [100_000]);
-    assert_reaped(before);
-    assert_whole(&pool);
-}
-
 // Arrays that a task looks for itself
 
 /// How reading and writing a named array end, raw and under guards.
@@ -212,10 +187,12 @@ fn a_task_that_attaches_to_what_its_call_was_lent_is_told_and_waits_for_nobody()
     if told.is_err() && !running.is_finished() {
         SharedMemory::unlink_name(&name).unwrap();
     }
+    let told = told.expect("the worker waits for the call, and the call for the worker");
+    running.join().unwrap();
     let busy = || "WouldBlock".to_owned();
     let fine = || "fine".to_owned();
     assert_eq!(
-        told.expect("the worker waits for the call, and the call for the worker"),
+        told,
         [[busy(), busy(), busy(), busy()], [fine(), fine(), busy(), busy()], [fine(), fine(), fine(), fine()]]
     );
 }
