@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::marker::PhantomData;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -512,6 +513,24 @@ macro_rules! assert_not_send {
         impl<T: ?Sized + Send> Ambiguous<u8> for T {}
         <$type as Ambiguous<_>>::some();
     }};
+}
+
+/// Plain data that is bound to its thread, as far as the compiler knows.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bound(u8, PhantomData<*const ()>);
+
+// SAFETY: zero bytes are a zero.
+unsafe impl Zeroable for Bound {}
+// SAFETY: a byte: no padding, any bits, `Copy`, 'static, no pointers, repr(transparent).
+unsafe impl Pod for Bound {}
+
+#[test]
+fn arrays_of_elements_that_are_bound_to_a_thread_are_bound_too() {
+    assert_not_send!(SharedArray<Bound, Ix1>);
+    assert_not_send!(FrozenArray<Bound, Ix1>);
+    let array = SharedArray::<Bound, _>::zeros(3).unwrap();
+    assert_eq!(array.read().unwrap()[2].0, 0);
 }
 
 #[test]

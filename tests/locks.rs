@@ -173,6 +173,28 @@ fn readers_of_several_processes_share() {
 }
 
 #[test]
+fn a_read_only_attach_during_a_wait_leaves_no_lock_behind() {
+    // The lock was taken through one description and dropped through the other: it stayed for ever.
+    if let Some((_, name)) = peer::role() {
+        return obey(attach(&name));
+    }
+    let (array, name) = named("read-only-meanwhile");
+    let mut other = Peer::start("a_read_only_attach_during_a_wait_leaves_no_lock_behind", "other", &name);
+    other.expect("attached");
+    assert_eq!(other.ask("write"), "writing 1");
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| array.read().unwrap()[0]);
+        thread::sleep(MOMENT);
+        // SAFETY: these tests write through guards alone.
+        let read_only = unsafe { Bytes::attach_read_only(&name) }.unwrap();
+        assert_eq!(other.ask("unlock"), "unlocked");
+        assert_eq!(reader.join().unwrap(), 1);
+        drop(read_only.read().unwrap());
+    });
+    assert_eq!(other.ask("try_write"), "locked");
+}
+
+#[test]
 fn two_handles_of_one_process_exclude_each_other_across_threads() {
     for kind in ["named", "anonymous", "file"] {
         let dir = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ pub struct Chunks<'a, T, D> {
 
 /// The rows of an array for writing, one chunk of them a task, exclusively: see [`Pool`](crate::Pool).
 ///
-/// The array cannot be touched while the pool has it:
+/// The pool does not get an array that somebody looks at:
 ///
 /// ```compile_fail,E0502
 /// # fn main() -> ndshm::Result<()> {
@@ -28,6 +28,25 @@ pub struct Chunks<'a, T, D> {
 /// let guard = array.read()?;
 /// pool.for_each((array.chunks_mut(),), |(mut rows,), _| rows.fill(1.0))?;
 /// drop(guard);
+/// # Ok(()) }
+/// ```
+///
+/// And nobody looks at an array that the pool has, through another argument or in a callback:
+///
+/// ```compile_fail,E0502
+/// # fn main() -> ndshm::Result<()> {
+/// let mut array = ndshm::SharedArray::<f64, _>::zeros((8, 3))?;
+/// let pool = ndshm::Pool::serial();
+/// pool.for_each((array.chunks_mut(), &array), |(mut rows, all), _| rows.fill(all.sum()))?;
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail,E0502
+/// # fn main() -> ndshm::Result<()> {
+/// let mut array = ndshm::SharedArray::<f64, _>::zeros((8, 3))?;
+/// let pool = ndshm::Pool::serial();
+/// let call = pool.call().progress(|_| println!("{}", array.read().unwrap()[[0, 0]]));
+/// call.for_each(array.chunks_mut(), |mut rows, _| rows.fill(1.0))?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]

@@ -102,11 +102,24 @@ use crew::Crew;
 ///
 /// A view does not get out of its task:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// use ndshm::{Pool, SharedArray};
 /// # fn main() -> ndshm::Result<()> {
 /// let a = SharedArray::<f64, _>::zeros((8, 8))?;
 /// let views = Pool::serial().map(a.chunks(), |rows, _| rows)?;
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail,E0521
+/// use std::sync::Mutex;
+///
+/// use ndarray::{ArrayView, Ix2};
+/// use ndshm::{Pool, SharedArray};
+///
+/// static KEPT: Mutex<Vec<ArrayView<'static, f64, Ix2>>> = Mutex::new(Vec::new());
+/// # fn main() -> ndshm::Result<()> {
+/// let a = SharedArray::<f64, _>::zeros((8, 8))?;
+/// Pool::serial().for_each(a.chunks(), |rows, _| KEPT.lock().unwrap().push(rows))?;
 /// # Ok(()) }
 /// ```
 #[doc(alias = "ProcessPoolExecutor")]
