@@ -159,12 +159,12 @@ impl ControlPage {
         self.word(WORKERS + worker * LINES_A_WORKER + line)
     }
 
-    /// The two halves of a bell's line.
-    fn bell(&self, word: &AtomicU64) -> Bell<'_> {
+    /// The two halves of a bell's line, of which only this makes use.
+    fn bell(word: &AtomicU64) -> Bell<'_> {
         let rung = word.as_ptr().cast::<u32>();
         // SAFETY: the second half of the same 8 bytes.
         let asleep = unsafe { rung.add(1) };
-        // SAFETY: mapped for as long as `self` lives and aligned; the line is only ever used as two 32-bit atomics.
+        // SAFETY: mapped for as long as `word` is borrowed and aligned; the line is only ever used as two 32-bit atomics.
         let rung = unsafe { AtomicU32::from_ptr(rung) };
         // SAFETY: as above.
         let asleep = unsafe { AtomicU32::from_ptr(asleep) };
@@ -172,11 +172,11 @@ impl ControlPage {
     }
 
     pub(crate) fn parent_bell(&self) -> Bell<'_> {
-        self.bell(self.word(PARENT_BELL))
+        Self::bell(self.word(PARENT_BELL))
     }
 
     pub(crate) fn worker_bell(&self, worker: usize) -> Bell<'_> {
-        self.bell(self.worker_word(worker, BELL))
+        Self::bell(self.worker_word(worker, BELL))
     }
 
     /// Parent: a worker starts in this place; what another one left there is gone.

@@ -309,12 +309,11 @@ impl<'c> Running<'c> {
             }
             self.replacements -= 1;
             match self.crew.replace(index).and_then(|()| self.enlist(index)) {
-                Ok(()) => {}
                 Err(error) if self.participants.is_empty() => {
                     self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
                 }
-                // The others do its work.
-                Err(_) => {}
+                // It goes on, or the others do its work.
+                Ok(()) | Err(_) => {}
             }
         }
     }
