@@ -19,8 +19,8 @@ use crate::sys::map::Access;
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// Attaches to the named array `name`, for reading and writing.
     ///
-    /// The element type and, unless `D` is [`IxDyn`], the number of axes have to be those of the block. The name stays
-    /// with its owner: dropping this handle removes nothing.
+    /// The element type and, unless `D` is [`IxDyn`](tyalias@IxDyn), the number of axes have to be those of the block.
+    /// The name stays with its owner: dropping this handle removes nothing.
     ///
     /// # Errors
     ///
