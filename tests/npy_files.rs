@@ -39,7 +39,7 @@ fn npy_files_are_made_in_place_and_never_over_another() {
     assert_eq!(read_only.read().unwrap().sum(), 3);
     assert_kind(read_only.write(), ErrorKind::Permission, &[]);
 
-    assert_kind(SharedArray::<i32, _>::create_npy(&file, 4), ErrorKind::AlreadyExists, &["in place.npy"]);
+    assert_kind(SharedArray::<i32, _>::create_npy(&file, 4), ErrorKind::AlreadyExists, &["in place.npy already: "]);
     assert_eq!(loaded.shape(), SharedArray::<i32, Ix2>::load_npy(&file).unwrap().shape());
     assert_kind(
         SharedArray::<i32, _>::options().name("x").create_npy(dir.path().join("b.npy"), 4),
