@@ -47,7 +47,7 @@ pub enum ErrorKind {
     TypeMismatch,
     /// The array has another shape or rank, or arguments split into different numbers of chunks.
     ShapeMismatch,
-    /// A writer died or panicked while it was writing; see `clear_poison`.
+    /// A write did not finish: the writer, or a task of its pool, died or panicked; see `clear_poison`.
     Poisoned,
     /// The lock is held: by another handle or process, or, where waiting could never end, by this thread itself.
     WouldBlock,

@@ -147,7 +147,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     ///
     /// # Errors
     ///
-    /// [`Poisoned`](crate::ErrorKind::Poisoned) where a writer died or panicked, [`WouldBlock`](crate::ErrorKind::WouldBlock)
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) where a write did not finish, [`WouldBlock`](crate::ErrorKind::WouldBlock)
     /// where this thread itself is writing the same block through another handle, [`Closed`](crate::ErrorKind::Closed) in a
     /// forked child.
     pub fn read(&self) -> Result<ReadGuard<'_, T, D>> {
