@@ -57,6 +57,13 @@ pub trait Args: sealed::Sealed {
 }
 
 mod sealed {
+    // The compiler reports this bound beside the one on `Args`: without the same words it would speak of a private trait.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot be handed to the tasks of a pool",
+        label = "not an argument for tasks",
+        note = "give `array.chunks_mut()`, `array.chunks()`, `&array`, `Param(&value)` or `Each(&items)`, \
+                or a tuple, array or `Vec` of these"
+    )]
     pub trait Sealed {}
 }
 use sealed::Sealed;
