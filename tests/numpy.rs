@@ -307,6 +307,15 @@ fn kept_files_of_every_version_open() {
     assert_eq!(load_and_open::<f32, ndarray::Ix0>(&read("scalar.npy")).len(), 1);
     assert_eq!(load_and_open::<u16, Ix3>(&read("empty.npy")).shape(), [2, 0, 3]);
     assert_eq!(load_and_open::<u8, Ix1>(&read("booleans.npy")).len(), 3);
+    // `True` in the header of what is in both orders.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("both.npy");
+    for (shape, elements) in [("(3,)", 3), ("(1, 4, 1)", 4), ("()", 1), ("(2, 0)", 0)] {
+        let text = format!("{:<118}", format!("{{'descr': '|u1', 'fortran_order': True, 'shape': {shape}, }}"));
+        fs::write(&path, [b"\x93NUMPY\x01\0\x76\0", text.as_bytes(), &vec![1; elements]].concat()).unwrap();
+        let array = load_and_open::<u8, IxDyn>(&path);
+        assert_eq!((array.is_fortran(), array.len()), (false, elements), "{shape}");
+    }
     let error = SharedArray::<f64, Ix1>::load_npy(read("big_endian.npy")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TypeMismatch);
     let error = SharedArray::<f64, Ix1>::load_npy(read("structured.npy")).unwrap_err();
