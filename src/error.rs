@@ -110,6 +110,15 @@ impl Error {
         self
     }
 
+    /// Adds which block or file is not what it should be; errors of other kinds name theirs already.
+    #[must_use]
+    pub(crate) fn about(mut self, place: impl fmt::Display) -> Self {
+        if matches!(self.kind(), ErrorKind::Layout | ErrorKind::TypeMismatch | ErrorKind::ShapeMismatch) {
+            self.inner.message = format!("{}: {place}", self.inner.message);
+        }
+        self
+    }
+
     /// What kind of error this is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind

@@ -360,7 +360,7 @@ fn another_type_or_rank_is_an_error_that_names_both() {
     assert_kind(attach::<[u8; 4], Ix2>(&name), ErrorKind::TypeMismatch, &["'<f4'", "'|V4'"]);
     let rank_words = ["2 axes", "[3, 4]", "expected 3 axes"];
     assert_kind(attach::<f32, Ix3>(&name), ErrorKind::ShapeMismatch, &rank_words);
-    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis"]);
+    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis", &name]);
     assert_kind(attach::<f32, Ix0>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 0 axes"]);
     // SAFETY: as in `attach`.
     assert_kind(unsafe { SharedArray::<f64, Ix2>::attach_read_only(&name) }, ErrorKind::TypeMismatch, &type_words);
