@@ -327,6 +327,24 @@ fn bad_names_are_refused() {
 }
 
 #[test]
+fn guards_compare_as_their_elements_do() {
+    let expected = Array::from_shape_fn((2, 3), |(i, j)| 3 * i + j);
+    let mut one = SharedArray::from_array(&expected).unwrap();
+    let other = SharedArray::from_array(&expected.t()).unwrap();
+    assert_eq!(one.read().unwrap(), one.read().unwrap());
+    assert_eq!(one.read().unwrap(), expected);
+    assert_eq!(one.read().unwrap(), expected.view());
+    assert_eq!(one.read().unwrap(), *other.read().unwrap().t());
+    assert_ne!(one.read().unwrap(), other.read().unwrap(), "of another shape");
+    let same = SharedArray::from_array(&expected).unwrap();
+    let mut guard = one.write().unwrap();
+    assert_eq!(guard, same.read().unwrap());
+    guard[[1, 1]] += 1;
+    assert_ne!(guard, same.read().unwrap());
+    assert_ne!(guard, expected);
+}
+
+#[test]
 fn options_reach_the_block() {
     let name = unique_name("options");
     let size = 1 << 20;
