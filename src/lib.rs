@@ -27,6 +27,8 @@
 //! }
 //! ```
 //!
+//! [`ndarray`] and [`bytemuck`], whose types stand in this crate's signatures, are re-exported.
+//!
 //! # Who may write, and where `unsafe` begins
 //!
 //! Rust's rule is no data race, and another process can write. What is `unsafe` depends on where memory comes from:
@@ -63,6 +65,9 @@ mod list;
 mod memory;
 mod pool;
 mod sys;
+
+/// The crates whose types stand in this one's signatures, in the versions that fit.
+pub use {bytemuck, ndarray};
 
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};
