@@ -9,6 +9,9 @@
 //! - [`Pool`] runs tasks over the rows of such arrays in worker processes, in place. A task that crashes costs its rows and
 //!   an error that names them.
 //! - [`FrozenArray`] is an array that the kernel lets nobody write any more: no lock, no `unsafe`.
+//! - [`ShareableList`] is Python's, byte for byte, for CPython 3.9 to 3.14, without its faults: strs are sized by bytes,
+//!   trailing NULs survive between Rust processes, a `set` that does not fit changes nothing and says why, a damaged block is
+//!   an error. Numbers are read and overwritten without a lock.
 //! - [`SharedMemory`] is the block underneath, the same that Python's `multiprocessing.shared_memory` makes.
 //!
 //! ```standalone_crate
@@ -26,6 +29,8 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`ndarray`] and [`bytemuck`], whose types stand in this crate's signatures, are re-exported.
 //!
 //! # Who may write, and where `unsafe` begins
 //!
@@ -63,6 +68,9 @@ mod list;
 mod memory;
 mod pool;
 mod sys;
+
+/// The crates whose types stand in this one's signatures, in the versions that fit.
+pub use {bytemuck, ndarray};
 
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};

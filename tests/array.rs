@@ -328,6 +328,24 @@ fn bad_names_are_refused() {
 }
 
 #[test]
+fn guards_compare_as_their_elements_do() {
+    let expected = Array::from_shape_fn((2, 3), |(i, j)| 3 * i + j);
+    let mut one = SharedArray::from_array(&expected).unwrap();
+    let other = SharedArray::from_array(&expected.t()).unwrap();
+    assert_eq!(one.read().unwrap(), one.read().unwrap());
+    assert_eq!(one.read().unwrap(), expected);
+    assert_eq!(one.read().unwrap(), expected.view());
+    assert_eq!(one.read().unwrap(), *other.read().unwrap().t());
+    assert_ne!(one.read().unwrap(), other.read().unwrap(), "of another shape");
+    let same = SharedArray::from_array(&expected).unwrap();
+    let mut guard = one.write().unwrap();
+    assert_eq!(guard, same.read().unwrap());
+    guard[[1, 1]] += 1;
+    assert_ne!(guard, same.read().unwrap());
+    assert_ne!(guard, expected);
+}
+
+#[test]
 fn options_reach_the_block() {
     let name = unique_name("options");
     let size = 1 << 20;
@@ -361,7 +379,7 @@ fn another_type_or_rank_is_an_error_that_names_both() {
     assert_kind(attach::<[u8; 4], Ix2>(&name), ErrorKind::TypeMismatch, &["'<f4'", "'|V4'"]);
     let rank_words = ["2 axes", "[3, 4]", "expected 3 axes"];
     assert_kind(attach::<f32, Ix3>(&name), ErrorKind::ShapeMismatch, &rank_words);
-    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis"]);
+    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis", &name]);
     assert_kind(attach::<f32, Ix0>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 0 axes"]);
     // SAFETY: as in `attach`.
     assert_kind(unsafe { SharedArray::<f64, Ix2>::attach_read_only(&name) }, ErrorKind::TypeMismatch, &type_words);

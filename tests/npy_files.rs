@@ -39,7 +39,7 @@ fn npy_files_are_made_in_place_and_never_over_another() {
     assert_eq!(read_only.read().unwrap().sum(), 3);
     assert_kind(read_only.write(), ErrorKind::Permission, &[]);
 
-    assert_kind(SharedArray::<i32, _>::create_npy(&file, 4), ErrorKind::AlreadyExists, &["in place.npy"]);
+    assert_kind(SharedArray::<i32, _>::create_npy(&file, 4), ErrorKind::AlreadyExists, &["in place.npy already: "]);
     assert_eq!(loaded.shape(), SharedArray::<i32, Ix2>::load_npy(&file).unwrap().shape());
     assert_kind(
         SharedArray::<i32, _>::options().name("x").create_npy(dir.path().join("b.npy"), 4),
@@ -48,6 +48,18 @@ fn npy_files_are_made_in_place_and_never_over_another() {
     );
     assert_kind(SharedArray::<i32, _>::create_npy(dir.path().join("no/b.npy"), 4), ErrorKind::NotFound, &["no"]);
     assert_kind(SharedArray::<i32, Ix1>::load_npy(dir.path().join("b.npy")), ErrorKind::NotFound, &["b.npy"]);
+
+    // What is wrong with it, and which one it is.
+    let shown = file.to_str().unwrap();
+    assert_kind(SharedArray::<i32, Ix1>::load_npy(&file), ErrorKind::ShapeMismatch, &["2 axes", shown]);
+    assert_kind(SharedArray::<f32, Ix2>::load_npy(&file), ErrorKind::TypeMismatch, &["'<i4'", shown]);
+    let other = dir.path().join("other.npy");
+    fs::write(&other, "a text").unwrap();
+    let shown = other.to_str().unwrap();
+    assert_kind(SharedArray::<i32, Ix1>::load_npy(&other), ErrorKind::Layout, &["NUMPY", shown]);
+    // SAFETY: nobody else knows the file.
+    assert_kind(unsafe { SharedArray::<i32, Ix1>::open_npy(&other) }, ErrorKind::Layout, &["NUMPY", shown]);
+    fs::remove_file(&other).unwrap();
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
 }
 

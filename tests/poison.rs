@@ -117,7 +117,7 @@ fn a_writer_that_is_killed_frees_the_lock_and_poisons_for_every_process() {
 
         let error = array.read_timeout(LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
-        assert!(error.to_string().contains(&format!("process {pid} died")), "{error}");
+        assert!(error.to_string().contains(&format!("by process {pid} did not finish")), "{error}");
         assert_poisoned(&mut array);
         assert_eq!(third.ask("look"), "poisoned");
 
@@ -356,7 +356,7 @@ fn without_a_trailer_only_this_process_s_panics_poison() {
     assert_poisoned(&mut array);
     assert_poisoned(&mut second);
     let error = second.read().unwrap_err();
-    assert!(error.to_string().contains("a writer of this process"), "{error}");
+    assert!(error.to_string().contains("a write by this process did not finish"), "{error}");
     second.clear_poison().unwrap();
     assert_sound(&mut array);
 

@@ -154,6 +154,10 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
 
 /// Reads the header of a block, once, and places its elements and trailer.
 pub(super) fn describe<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {
+    described(memory).map_err(|error| memory.blame(error))
+}
+
+fn described<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {
     let header = read_header(memory.size(), |offset, buffer| memory.read_header(offset, buffer))?;
     layout::check_dtype::<T>(&header.dtype)?;
     let dim = checked_dim::<D>(&header.shape)?;

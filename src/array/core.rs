@@ -141,13 +141,14 @@ impl Core {
 #[cold]
 fn poisoned(writer: u32, name: Option<&str>) -> Error {
     let writer = match writer {
-        0 => "a writer of this process".to_owned(),
+        0 => "this process".to_owned(),
         pid => format!("process {pid}"),
     };
     Error::new(
         ErrorKind::Poisoned,
         format!(
-            "{writer} died or panicked while it was writing{}; check the elements, then call clear_poison()",
+            "a write{} by {writer} did not finish (it died or panicked, or a task of its pool did); check the elements, \
+             then call clear_poison()",
             name.map(|name| format!(" to {name:?}")).unwrap_or_default()
         ),
     )

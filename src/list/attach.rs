@@ -68,7 +68,8 @@ impl ShareableList {
                 return Ok(());
             }
             Err(damaged(format!("it was cut short: found {read} bytes at {offset}, expected {}", out.len())))
-        })?;
+        });
+        let layout = layout.map_err(|error| memory.blame(error))?;
         Ok(Self { memory, layout })
     }
 }

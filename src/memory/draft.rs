@@ -117,7 +117,7 @@ impl Draft {
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
         let named = |file: Unlinked, name: String| -> Result<_> {
-            let fd = link(file, &name::path_of(&name)?)?;
+            let fd = link(file, &name::path_of(&name)?, LEFT_BEHIND)?;
             let owned = OwnedName::new(name.clone(), id);
             Ok((fd, Whereabouts::Named(name), Some(owned)))
         };
@@ -125,7 +125,7 @@ impl Draft {
             Target::Anonymous => (file.into_fd(), Whereabouts::Anonymous, None),
             Target::Generated => named(file, name::generate()?)?,
             Target::Named(name) => named(file, name)?,
-            Target::Path(path) => (link(file, &path)?, Whereabouts::Path(path), None),
+            Target::Path(path) => (link(file, &path, "")?, Whereabouts::Path(path), None),
         };
         Ok(SharedMemory::assemble(fd, lock, mapping, whereabouts, owned))
     }
@@ -151,11 +151,14 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
     }
 }
 
-fn link(file: Unlinked, path: &Path) -> Result<OwnedFd> {
+/// What can be done about a name that is taken.
+const LEFT_BEHIND: &str = "; if a program that is gone left it, remove it with SharedMemory::unlink_name";
+
+fn link(file: Unlinked, path: &Path, advice: &str) -> Result<OwnedFd> {
     file.link(path).map_err(|errno| {
         let shown = path.display();
         match errno {
-            Errno::EEXIST => Error::from_os(errno, format!("there is a {shown} already")),
+            Errno::EEXIST => Error::from_os(errno, format!("there is a {shown} already{advice}")),
             _ => Error::from_os(errno, format!("cannot give a block the name {shown}")),
         }
     })

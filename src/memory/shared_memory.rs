@@ -449,6 +449,16 @@ impl SharedMemory {
         &mut self.lock
     }
 
+    /// Adds the block's name or path to an error about what is in it.
+    #[cold]
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match &self.whereabouts {
+            Whereabouts::Named(name) => error.about(format_args!("{name:?}")),
+            Whereabouts::Path(path) => error.about(path.display()),
+            Whereabouts::Anonymous | Whereabouts::Nameless => error,
+        }
+    }
+
     /// Reads what is at `offset` through the file, and says how many bytes there were: a block that was cut short is no
     /// bus error here.
     pub(crate) fn read_header(&self, offset: usize, out: &mut [u8]) -> Result<usize> {

@@ -47,10 +47,10 @@ use crew::Crew;
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
 /// A task is a function, or a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]. Arguments
-/// that split do so along their first axis, into several chunks a worker by default so that uneven work evens out; since
-/// that number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. All arguments that
-/// split have to come to the same number of chunks. A call locks its arrays, for writing or reading, and returns when
-/// every worker is done with them.
+/// that split do so along their first axis, into 8 chunks a worker by default so that uneven work evens out; since that
+/// number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. Arrays that split have
+/// to be of one length; those of different lengths are paired chunk by chunk where each has its `.rows(n)`, see [`Args`].
+/// A call locks its arrays, for writing or reading, and returns when every worker is done with them.
 ///
 /// Workers are copies of the running program: [`init`](crate::init) has to be called early in `main`, or
 /// [`init_before_main!`](crate::init_before_main) written once in a crate whose `main` is someone else's. A worker runs
@@ -89,6 +89,32 @@ use crew::Crew;
 /// }
 /// ```
 ///
+/// Where a task needs its neighbours' rows, it reads them from another array: two arrays take turns, one seen whole and one
+/// written by chunks.
+///
+/// ```
+/// use ndshm::{Pool, SharedArray};
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let pool = Pool::serial();
+/// let mut now = SharedArray::<f64, _>::from_shape_fn(100, |i| if i == 50 { 1.0 } else { 0.0 })?;
+/// let mut next = SharedArray::<f64, _>::zeros(100)?;
+/// for _ in 0..10 {
+///     pool.for_each((&now, next.chunks_mut()), |(now, mut next), chunk| {
+///         for (i, cell) in chunk.rows().zip(&mut next) {
+///             let (left, right) = (now[i.saturating_sub(1)], now[(i + 1).min(now.len() - 1)]);
+///             *cell = 0.25 * left + 0.5 * now[i] + 0.25 * right;
+///         }
+///     })?;
+///     std::mem::swap(&mut now, &mut next); // the handles, not the elements
+/// }
+/// let heat = now.read()?;
+/// assert!((heat.sum() - 1.0).abs() < 1e-12 && heat[50] < 0.2 && heat[40] > 0.0);
+/// # Ok(()) }
+/// ```
+///
+/// # What a task can be
+///
 /// A closure that captures does not compile: what a task needs comes in as an argument, a value as [`Param`].
 ///
 /// ```compile_fail,E0308
@@ -97,6 +123,60 @@ use crew::Crew;
 /// let mut a = SharedArray::<f64, _>::zeros((8, 8))?;
 /// let factor = 2.0;
 /// Pool::serial().for_each(a.chunks_mut(), |mut rows, _| rows *= factor)?;
+/// # Ok(()) }
+/// ```
+///
+/// A function goes in as `|v, c| f(v, c)`. By its bare name, or by a variable that holds a pointer to it, it is refused with
+/// E0308 where its arguments borrow: the compiler does not see that `ArrayViewMut<'a, …>` is what the argument's
+/// `Views<'a>` stands for. A variable cannot be used in the closure, which would capture it; there naming the types helps:
+///
+/// ```
+/// use ndarray::{ArrayViewMut, Ix2};
+/// use ndshm::{Chunk, ChunksMut, Pool, SharedArray};
+///
+/// fn halve(mut rows: ArrayViewMut<'_, f64, Ix2>, _: &Chunk) -> f64 {
+///     rows /= 2.0;
+///     rows.sum()
+/// }
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let mut a = SharedArray::<f64, _>::from_elem((8, 8), 4.0)?;
+/// let pool = Pool::serial();
+/// pool.map(a.chunks_mut(), |rows, chunk| halve(rows, chunk))?;
+///
+/// let chosen: for<'a, 'b> fn(ArrayViewMut<'a, f64, Ix2>, &'b Chunk) -> f64 = halve;
+/// let sums = pool.map::<ChunksMut<'_, f64, Ix2>, f64>(a.chunks_mut(), chosen)?;
+/// assert_eq!(sums.iter().sum::<f64>(), 64.0);
+/// # Ok(()) }
+/// ```
+///
+/// A library runs what its users write through a trait with an associated function, since a closure of theirs would be
+/// captured:
+///
+/// ```
+/// use ndshm::{Param, Pool, Result, SharedArray};
+///
+/// pub trait Kernel {
+///     fn eval(x: f64, scale: f64) -> f64;
+/// }
+///
+/// pub fn apply<K: Kernel>(pool: &Pool, array: &mut SharedArray<f64, ndarray::Ix1>, scale: f64) -> Result<()> {
+///     pool.for_each((array.chunks_mut(), Param(&scale)), |(mut part, scale), _| {
+///         part.mapv_inplace(|x| K::eval(x, scale));
+///     })
+/// }
+///
+/// struct Square;
+/// impl Kernel for Square {
+///     fn eval(x: f64, scale: f64) -> f64 {
+///         scale * x * x
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let mut array = SharedArray::from_elem(10, 3.0)?;
+/// apply::<Square>(&Pool::serial(), &mut array, 2.0)?;
+/// assert_eq!(array.read()?.sum(), 180.0);
 /// # Ok(()) }
 /// ```
 ///
@@ -188,6 +268,9 @@ impl Pool {
 
     /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// See [`Pool`] for tasks and workers that fail; [`ShapeMismatch`](ErrorKind::ShapeMismatch) where arguments split into
@@ -196,6 +279,21 @@ impl Pool {
     /// [`Serialization`](ErrorKind::Serialization) where a parameter or a result cannot be turned into bytes and back;
     /// [`Unsupported`](ErrorKind::Unsupported) for a task that lies in a plugin; [`WouldBlock`](ErrorKind::WouldBlock) from
     /// within a call of the same pool; [`Closed`](ErrorKind::Closed) in a forked child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{Param, Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let readings = SharedArray::<f64, _>::from_shape_fn(100, |i| i as f64)?;
+    /// let limit = 89.5;
+    /// let counts = Pool::serial().map((readings.chunks().rows(50), Param(&limit)), |(part, limit), _chunk| {
+    ///     part.iter().filter(|&&x| x > limit).count()
+    /// })?;
+    /// assert_eq!(counts, [0, 10]);
+    /// # Ok(()) }
+    /// ```
     pub fn map<A, R>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> R) -> Result<Vec<R>>
     where
         A: Args,
@@ -206,9 +304,28 @@ impl Pool {
 
     /// Runs `task` for every chunk of `args`.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// As for [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let mut ramp = SharedArray::<usize, _>::zeros(100)?;
+    /// Pool::serial().for_each(ramp.chunks_mut(), |mut part, chunk| {
+    ///     for (element, index) in part.iter_mut().zip(chunk.rows()) {
+    ///         *element = index;
+    ///     }
+    /// })?;
+    /// assert_eq!(ramp.read()?[99], 99);
+    /// # Ok(()) }
+    /// ```
     pub fn for_each<A: Args>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
         self.call().for_each(args, task)
     }
@@ -216,11 +333,32 @@ impl Pool {
     /// Runs a `task` that may fail for every chunk of `args`, and returns the results in the order of the chunks, or the
     /// first failure among the chunks that ran.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// As for [`map`](Self::map), and [`TaskFailed`](ErrorKind::TaskFailed) with what the task's error prints (in the
     /// alternate form `{:#}`, which shows the whole chain of some error types) and its rows. Arrays are not poisoned by
     /// that: the task ended in good order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{ErrorKind, Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let squares = SharedArray::<f64, _>::from_shape_fn(10, |i| 8.0 - i as f64)?;
+    /// let failed = Pool::serial().try_map(squares.chunks().rows(5), |part, _chunk| {
+    ///     match part.iter().find(|&&x| x < 0.0) {
+    ///         Some(x) => Err(format!("{x} has no root")),
+    ///         None => Ok(part.mapv(f64::sqrt).sum()),
+    ///     }
+    /// });
+    /// let error = failed.unwrap_err();
+    /// assert_eq!((error.kind(), error.rows()), (ErrorKind::TaskFailed, &[5..10][..]));
+    /// # Ok(()) }
+    /// ```
     pub fn try_map<A, R, E>(
         &self,
         args: A,
