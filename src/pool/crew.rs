@@ -285,10 +285,17 @@ impl Member {
     fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
         let (socket, pidfd) = (&self.process.socket, &self.process.pidfd);
         while let Err(error) = packet.try_send(socket, fds) {
+            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && !pidfd.has_ended() {
+                // Too many descriptors of this user are under way: room comes when workers read.
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             let again = error.kind() == io::ErrorKind::WouldBlock
                 && !pidfd.has_ended()
                 && poll_writable_or(socket.as_fd(), pidfd.as_fd()).is_ok();
             if !again {
+                // The message is lost, and it may be counted: the worker would wait for it for ever.
+                let _ = pidfd.kill(libc::SIGKILL);
                 return;
             }
         }
@@ -318,7 +325,11 @@ impl Drop for Crew {
             .iter_mut()
             .filter_map(Option::take)
             .map(|Member { index, process: WorkerProcess { pidfd, socket, .. }, .. }| {
+                // Reaches the worker even where a forked child has the socket as well.
+                socket.shut_down();
                 drop(socket);
+                // Who looks for this message finds the end of the file.
+                self.page.note_mail(index);
                 self.page.worker_bell(index).ring();
                 pidfd
             })

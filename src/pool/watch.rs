@@ -16,6 +16,7 @@ use super::control::ControlPage;
 use super::start::spawn::WorkerProcess;
 use crate::error::{Error, Result};
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::process::without_signals;
 
 /// The thread and what it watches. Dropped, the thread ends.
 pub(super) struct Watch {
@@ -43,10 +44,8 @@ impl Watch {
         epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(failed)?;
         let shared = Arc::new(Shared { epoll, stop, news: AtomicBool::new(false), page });
         let watching = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("ndshm watch".to_owned())
-            .stack_size(64 * 1024)
-            .spawn(move || watching.watch())
+        let builder = std::thread::Builder::new().name("ndshm watch".to_owned()).stack_size(64 * 1024);
+        let thread = without_signals(|| builder.spawn(move || watching.watch()))
             .map_err(|error| Error::from_os(error, "cannot start the thread that watches worker processes"))?;
         Ok(Self { shared, thread: Some(thread), home: epoch() })
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::time::TimeSpec;
 
 use crate::sys::fork::{Epoch, epoch};
@@ -243,6 +243,24 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         let owned: &'static Owned<T> = unsafe { current.as_ref() }?;
         (owned.epoch == here).then_some(&owned.value)
     }
+}
+
+/// Runs `start`, which starts a thread, so that no signal is ever handled on that thread: they are the program's, which may
+/// block them in its own threads and wait for them there.
+pub(crate) fn without_signals<R>(start: impl FnOnce() -> R) -> R {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = start();
+    if let Ok(before) = before {
+        // The mask was this thread's a moment ago, so it can be again.
+        let _ = before.thread_set_mask();
+    }
+    started
+}
+
+/// Lets all signals in, in a process that was started by a thread that blocks them.
+pub(crate) fn unblock_signals() {
+    // There is no mask that the kernel refuses.
+    let _ = SigSet::empty().thread_set_mask();
 }
 
 extern "C" fn do_nothing(_signal: i32) {}

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt};
 
 use crate::{Error, Result};
 
@@ -89,6 +89,12 @@ impl Socket {
     /// [`recv`](Self::recv) that fails with `WouldBlock` where there is nothing yet.
     pub(crate) fn try_recv(&self) -> io::Result<Option<Received>> {
         self.recv_with(libc::MSG_DONTWAIT)
+    }
+
+    /// Ends the connection, whoever else has this end of it.
+    pub(crate) fn shut_down(&self) {
+        // Fails where the other end is gone already.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 
     /// Process and user id of who made the other end. For a pair, that is who called `pair`.

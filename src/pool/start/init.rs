@@ -166,6 +166,8 @@ fn become_worker(index: Option<usize>, moment: Moment) -> Result<(Socket, usize)
         return Err(Refusal::ParentGone);
     }
     fill_standard_streams().map_err(failed)?;
+    // The thread that started this process blocks them all.
+    sys_process::unblock_signals();
     sys_process::leave_interrupts_to_parent();
     if moment == Moment::BeforeMain {
         sys_process::ignore_broken_pipes();

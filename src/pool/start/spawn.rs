@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::init::{init, is_initialized};
 use super::{Hello, WORKER_ARGUMENT};
 use crate::sys::exe::{self, Executable};
-use crate::sys::process::{Ended, PerProcess, PidFd, poll_readable};
+use crate::sys::process::{Ended, PerProcess, PidFd, poll_readable, without_signals};
 use crate::sys::socket::Socket;
 use crate::{Error, ErrorKind, Result};
 
@@ -232,15 +232,14 @@ fn run_on_spawner(command: Command) -> Result<(u32, PidFd)> {
     let gone = |_| Error::new(ErrorKind::Closed, "the thread that starts worker processes has ended");
     let spawner = SPAWNER.get_or_try_init(|| {
         let (jobs, queue) = channel::<Job>();
-        thread::Builder::new()
-            .name("ndshm spawn".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || {
-                for Job { command, done } in queue {
-                    // Nobody waits any more if that fails; what was started has lost its socket, and ends.
-                    let _ = done.send(run(command));
-                }
-            })
+        let serve = move || {
+            for Job { command, done } in queue {
+                // Nobody waits any more if that fails; what was started has lost its socket, and ends.
+                let _ = done.send(run(command));
+            }
+        };
+        let builder = thread::Builder::new().name("ndshm spawn".to_owned()).stack_size(256 * 1024);
+        without_signals(|| builder.spawn(serve))
             .map_err(|error| Error::from_os(error, "cannot start the thread that starts worker processes"))?;
         Ok(jobs)
     })?;
