@@ -66,7 +66,7 @@ mod sys;
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
-pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
+pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 

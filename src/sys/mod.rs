@@ -3,6 +3,7 @@
 pub(crate) mod exe;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
@@ -10,3 +11,4 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod space;
+pub(crate) mod stamp;
