@@ -49,6 +49,11 @@
 //! memory is a [`NoSpace`](ErrorKind::NoSpace) error when it is created, not a bus error later: memory is reserved by
 //! default.
 //!
+//! # Who cleans up
+//!
+//! Anonymous memory goes with the last process that has it. A name in `/dev/shm` is removed by the process that created
+//! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`].
+//!
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.

@@ -20,8 +20,9 @@ use crate::{Error, ErrorKind, Result};
 /// `SharedArray`.
 ///
 /// The process that creates a named block owns the name and removes it when the handle is dropped, unless
-/// [`keep`](Self::keep) was called; whoever attaches owns nothing. The memory itself is freed when the name is gone and
-/// the last process has dropped its handle. In a forked child a handle is no longer mapped: every call that needs the
+/// [`keep`](Self::keep) was called; whoever attaches owns nothing. Where that process is killed before, or ends without
+/// dropping the handle, the next process of the same user that creates its first named block removes the name, as does
+/// [`prune`](crate::prune). The memory itself is freed when the name is gone and the last process has dropped its handle. In a forked child a handle is no longer mapped: every call that needs the
 /// bytes is an [`ErrorKind::Closed`] error and dropping it does nothing.
 ///
 /// A block that has a name can be cut short by anyone who may write it (`np.save` over it, `O_TRUNC`); the kernel
@@ -331,7 +332,22 @@ impl SharedMemory {
     }
 
     /// Leaves the name where it is when this handle is dropped, for programs that come later; they, or
-    /// [`unlink_name`](Self::unlink_name), have to remove it. Does nothing for a block that this process does not own.
+    /// [`unlink_name`](Self::unlink_name), have to remove it. From here on it belongs to nobody, and
+    /// [`prune`](crate::prune) leaves it alone. Does nothing for a block that this process does not own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::SharedMemory;
+    ///
+    /// let mut memory = SharedMemory::create(8)?;
+    /// let name = memory.name().expect("created with a name").to_owned();
+    /// memory.keep();
+    /// drop(memory);
+    /// assert!(SharedMemory::attach(&name).is_ok());
+    /// SharedMemory::unlink_name(&name)?;
+    /// # Ok::<(), ndshm::Error>(())
+    /// ```
     pub fn keep(&mut self) {
         if let Some(owned) = self.owned.take() {
             owned.forget();
@@ -343,7 +359,8 @@ impl SharedMemory {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] where the block has no name, no longer has it, or the name is another block's by now;
-    /// [`ErrorKind::Permission`]; [`ErrorKind::Closed`] in a forked child.
+    /// [`ErrorKind::Permission`]; [`ErrorKind::WouldBlock`] where another process holds the block locked with `flock`, as
+    /// one does that removes it, for over a second; [`ErrorKind::Closed`] in a forked child.
     ///
     /// # Examples
     ///
@@ -377,7 +394,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Permission`].
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Permission`]; [`ErrorKind::WouldBlock`] as for
+    /// [`unlink`](Self::unlink).
     #[doc(alias = "shm_unlink")]
     pub fn unlink_name(name: &str) -> Result<()> {
         name::unlink_any(name)
