@@ -47,7 +47,7 @@ pub enum ErrorKind {
     TypeMismatch,
     /// The array has another shape or rank, or arguments split into different numbers of chunks.
     ShapeMismatch,
-    /// A writer died or panicked while it was writing; see `clear_poison`.
+    /// A write did not finish: the writer, or a task of its pool, died or panicked; see `clear_poison`.
     Poisoned,
     /// The lock is held: by another handle or process, or, where waiting could never end, by this thread itself.
     WouldBlock,
@@ -107,6 +107,15 @@ impl Error {
     #[must_use]
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.inner.kind = kind;
+        self
+    }
+
+    /// Adds which block or file is not what it should be; errors of other kinds name theirs already.
+    #[must_use]
+    pub(crate) fn about(mut self, place: impl fmt::Display) -> Self {
+        if matches!(self.kind(), ErrorKind::Layout | ErrorKind::TypeMismatch | ErrorKind::ShapeMismatch) {
+            self.inner.message = format!("{}: {place}", self.inner.message);
+        }
         self
     }
 

@@ -9,6 +9,9 @@
 //! - [`Pool`] runs tasks over the rows of such arrays in worker processes, in place. A task that crashes costs its rows and
 //!   an error that names them.
 //! - [`FrozenArray`] is an array that the kernel lets nobody write any more: no lock, no `unsafe`.
+//! - [`ShareableList`] is Python's, byte for byte, for CPython 3.9 to 3.14, without its faults: strs are sized by bytes,
+//!   trailing NULs survive between Rust processes, a `set` that does not fit changes nothing and says why, a damaged block is
+//!   an error. Numbers are read and overwritten without a lock.
 //! - [`SharedMemory`] is the block underneath, the same that Python's `multiprocessing.shared_memory` makes.
 //!
 //! ```standalone_crate
@@ -26,6 +29,8 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`ndarray`] and [`bytemuck`], whose types stand in this crate's signatures, are re-exported.
 //!
 //! # Who may write, and where `unsafe` begins
 //!
@@ -64,14 +69,23 @@ compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, op
 mod array;
 mod error;
 mod layout;
+mod list;
 mod memory;
 mod pool;
 mod sys;
 
+/// The crates whose types stand in this one's signatures, in the versions that fit.
+pub use {bytemuck, ndarray};
+
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
+<<<<<<< HEAD
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
+=======
+pub use list::{ListIter, ShareableList, Value};
+pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
+>>>>>>> main
 pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 

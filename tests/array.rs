@@ -7,13 +7,14 @@
 mod common;
 
 use std::fs;
+use std::marker::PhantomData;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 use common::{BlocksLeft, unique_name};
-use ndarray::{Array, Array2, ArrayD, Axis, Dimension, Ix0, Ix1, Ix2, Ix3, IxDyn, ShapeBuilder, arr0, s};
+use ndarray::{Array, ArrayD, Axis, Dimension, Ix0, Ix1, Ix2, Ix3, IxDyn, ShapeBuilder, arr0, s};
 use ndshm::{ErrorKind, FrozenArray, HugePages, ReadGuard, Reserve, SharedArray, SharedMemory, WriteGuard};
 
 /// What one process may see of another one's array is what a second handle of its own sees.
@@ -327,6 +328,24 @@ fn bad_names_are_refused() {
 }
 
 #[test]
+fn guards_compare_as_their_elements_do() {
+    let expected = Array::from_shape_fn((2, 3), |(i, j)| 3 * i + j);
+    let mut one = SharedArray::from_array(&expected).unwrap();
+    let other = SharedArray::from_array(&expected.t()).unwrap();
+    assert_eq!(one.read().unwrap(), one.read().unwrap());
+    assert_eq!(one.read().unwrap(), expected);
+    assert_eq!(one.read().unwrap(), expected.view());
+    assert_eq!(one.read().unwrap(), *other.read().unwrap().t());
+    assert_ne!(one.read().unwrap(), other.read().unwrap(), "of another shape");
+    let same = SharedArray::from_array(&expected).unwrap();
+    let mut guard = one.write().unwrap();
+    assert_eq!(guard, same.read().unwrap());
+    guard[[1, 1]] += 1;
+    assert_ne!(guard, same.read().unwrap());
+    assert_ne!(guard, expected);
+}
+
+#[test]
 fn options_reach_the_block() {
     let name = unique_name("options");
     let size = 1 << 20;
@@ -360,7 +379,7 @@ fn another_type_or_rank_is_an_error_that_names_both() {
     assert_kind(attach::<[u8; 4], Ix2>(&name), ErrorKind::TypeMismatch, &["'<f4'", "'|V4'"]);
     let rank_words = ["2 axes", "[3, 4]", "expected 3 axes"];
     assert_kind(attach::<f32, Ix3>(&name), ErrorKind::ShapeMismatch, &rank_words);
-    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis"]);
+    assert_kind(attach::<f32, Ix1>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 1 axis", &name]);
     assert_kind(attach::<f32, Ix0>(&name), ErrorKind::ShapeMismatch, &["2 axes", "expected 0 axes"]);
     // SAFETY: as in `attach`.
     assert_kind(unsafe { SharedArray::<f64, Ix2>::attach_read_only(&name) }, ErrorKind::TypeMismatch, &type_words);
@@ -443,63 +462,6 @@ fn an_array_from_memory_owns_what_the_memory_owned() {
 }
 
 #[test]
-fn npy_files_are_made_in_place_and_never_over_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("in place.npy");
-    let mut array = SharedArray::<i32, _>::create_npy(&file, (2, 3).f()).unwrap();
-    assert_eq!(array.name(), None);
-    array.write().unwrap()[[1, 2]] = -7;
-    drop(array);
-    // SAFETY: nobody else knows the file.
-    let mut again = unsafe { SharedArray::<i32, Ix2>::open_npy(&file) }.unwrap();
-    assert_eq!((again.read().unwrap().sum(), again.is_fortran()), (-7, true));
-    again.write().unwrap()[[0, 0]] = 10;
-    let loaded = SharedArray::<i32, Ix2>::load_npy(&file).unwrap();
-    assert_eq!((loaded.read().unwrap().sum(), loaded.is_fortran()), (3, true));
-    // SAFETY: nobody else knows the file.
-    let mut read_only = unsafe { SharedArray::<i32, Ix2>::open_npy_read_only(&file) }.unwrap();
-    assert_eq!(read_only.read().unwrap().sum(), 3);
-    assert_kind(read_only.write(), ErrorKind::Permission, &[]);
-
-    assert_kind(SharedArray::<i32, _>::create_npy(&file, 4), ErrorKind::AlreadyExists, &["in place.npy"]);
-    assert_eq!(loaded.shape(), SharedArray::<i32, Ix2>::load_npy(&file).unwrap().shape());
-    assert_kind(
-        SharedArray::<i32, _>::options().name("x").create_npy(dir.path().join("b.npy"), 4),
-        ErrorKind::InvalidArgument,
-        &["\"x\""],
-    );
-    assert_kind(SharedArray::<i32, _>::create_npy(dir.path().join("no/b.npy"), 4), ErrorKind::NotFound, &["no"]);
-    assert_kind(SharedArray::<i32, Ix1>::load_npy(dir.path().join("b.npy")), ErrorKind::NotFound, &["b.npy"]);
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-}
-
-#[test]
-fn saving_replaces_a_file_whole_or_not_at_all() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("saved.npy");
-    fs::write(&file, "something else").unwrap();
-    let expected = Array::from_shape_fn((3, 2), |(i, j)| i as f64 - j as f64);
-    let in_order = SharedArray::from_array(&expected).unwrap();
-    let transposed = SharedArray::from_array(&expected.t()).unwrap();
-    assert!(transposed.is_fortran());
-    for array in [in_order, transposed] {
-        array.save_npy(&file).unwrap();
-        let named = SharedArray::<f64, Ix2>::options().name(unique_name("loaded")).load_npy(&file).unwrap();
-        assert_eq!(*named.read().unwrap(), *array.read().unwrap());
-        assert_eq!((named.is_fortran(), named.name().is_some()), (array.is_fortran(), true));
-        let read: Array2<f64> = ndarray_npy::read_npy(&file).unwrap();
-        assert_eq!(read, *array.read().unwrap());
-    }
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-
-    // A directory can't be replaced by a file: the temporary one goes again.
-    let taken = dir.path().join("taken");
-    fs::create_dir(&taken).unwrap();
-    assert!(SharedArray::<u8, _>::zeros(3).unwrap().save_npy(&taken).is_err());
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
-}
-
-#[test]
 fn each_guard_has_a_layout_of_its_own() {
     let mut array = SharedArray::<u8, _>::from_shape_fn((2, 3), |(i, j)| (3 * i + j) as u8).unwrap();
     let expected = array.read().unwrap().to_owned();
@@ -569,6 +531,24 @@ macro_rules! assert_not_send {
         impl<T: ?Sized + Send> Ambiguous<u8> for T {}
         <$type as Ambiguous<_>>::some();
     }};
+}
+
+/// Plain data that is bound to its thread, as far as the compiler knows.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bound(u8, PhantomData<*const ()>);
+
+// SAFETY: zero bytes are a zero.
+unsafe impl Zeroable for Bound {}
+// SAFETY: a byte: no padding, any bits, `Copy`, 'static, no pointers, repr(transparent).
+unsafe impl Pod for Bound {}
+
+#[test]
+fn arrays_of_elements_that_are_bound_to_a_thread_are_bound_too() {
+    assert_not_send!(SharedArray<Bound, Ix1>);
+    assert_not_send!(FrozenArray<Bound, Ix1>);
+    let array = SharedArray::<Bound, _>::zeros(3).unwrap();
+    assert_eq!(array.read().unwrap()[2].0, 0);
 }
 
 #[test]

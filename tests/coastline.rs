@@ -199,7 +199,7 @@ fn what_cannot_be_done_is_one_clear_line() {
         (&["--mask", "."], 1, "not a regular file"),
         (&["--mask", "text.npy"], 1, "neither an .npz nor an .npy file"),
         (&["--mask", "empty.npy"], 1, "neither an .npz nor an .npy file"),
-        (&["--mask", "short.npy"], 1, "short.npy: "),
+        (&["--mask", "short.npy"], 1, "shape [360, 720] of '|b1': short.npy"),
         (&["--mask", "shape.npy"], 1, "the mask has shape [360, 700], expected [180, 360] or a multiple of it"),
         (&["--mask", "axes.npy"], 1, "1 axis"),
         (&["--mask", "floats.npy"], 1, "f4"),

@@ -2,7 +2,7 @@
 //! say so, and handed back where it cannot be had.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the numbers are small")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![allow(unsafe_code, reason = "attaching, and mappings that the kernel is to refuse")]
+#![allow(unsafe_code, reason = "attaching, fork, and mappings that the kernel is to refuse")]
 
 mod common;
 mod peer;
@@ -21,6 +21,8 @@ use ndshm::{ErrorKind, FrozenArray, SharedArray, SharedMemory};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use peer::Peer;
 
 type Table = FrozenArray<u32, Ix2>;
@@ -295,15 +297,16 @@ fn another_handle_of_this_process_stands_in_the_way_as_well() {
     let mut array = table();
     // SAFETY: nobody writes but through guards.
     let other = unsafe { SharedArray::<u32, Ix2>::attach_fd(array.share_fd().unwrap()) }.unwrap();
-    let failed = array.freeze().unwrap_err();
-    assert_eq!(failed.error().kind(), ErrorKind::WouldBlock);
-    let array = failed.into_array().unwrap();
-    drop(other);
-    // One that could not write is none, nor does it notice.
-    let mut array = array;
+    // One that could not write does not, nor does it notice.
     // SAFETY: as above.
     let reader = unsafe { SharedArray::<u32, Ix2>::attach_fd_read_only(array.share_fd().unwrap()) }.unwrap();
-    let frozen = array.freeze().unwrap();
+    let frozen = thread::scope(|scope| {
+        let freezing = scope.spawn(|| array.freeze());
+        thread::sleep(Duration::from_millis(60));
+        assert!(!freezing.is_finished());
+        drop(other);
+        freezing.join().unwrap().unwrap()
+    });
     assert_eq!(*reader.read().unwrap(), expected());
     assert_eq!(frozen.view(), expected());
 }
@@ -324,6 +327,100 @@ fn freezing_waits_for_a_guard_of_another_thread_and_takes_its_write() {
         freezing.join().unwrap().unwrap()
     });
     assert_eq!(frozen.view()[[1, 1]], 1000);
+}
+
+#[test]
+fn nobody_begins_to_write_while_a_freeze_waits() {
+    // The lock was dropped before the seal was set: who began to write in between and died left a half written array that
+    // was frozen as if it were whole.
+    let test = "nobody_begins_to_write_while_a_freeze_waits";
+    if let Some((_, path)) = peer::role() {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        // SAFETY: nobody writes but through guards.
+        let mut array = unsafe { SharedArray::<u32, Ix2>::attach_fd(file.as_fd()) }.unwrap();
+        drop(file);
+        peer::say("attached");
+        peer::hear();
+        match array.write_timeout(Duration::from_millis(50)) {
+            Ok(mut guard) => {
+                guard[[0, 0]] = 1;
+                nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
+            }
+            Err(error) => peer::say(&format!("{:?}", error.kind())),
+        }
+        peer::hear();
+        return;
+    }
+    let mut array = table();
+    let number = array.share_fd().unwrap().as_raw_fd();
+    let mut other = Peer::start(test, "other", &format!("/proc/{}/fd/{number}", std::process::id()));
+    other.expect("attached");
+    let frozen = thread::scope(|scope| {
+        let freezing = scope.spawn(|| array.freeze());
+        // It waits for the mapping of the other process.
+        thread::sleep(Duration::from_millis(60));
+        assert!(!freezing.is_finished());
+        other.tell("write");
+        let said = other.next();
+        other.tell("end");
+        (said, freezing.join().unwrap())
+    });
+    assert_eq!(frozen.0, "WouldBlock");
+    assert_eq!(frozen.1.unwrap().view(), expected());
+}
+
+#[test]
+fn a_freeze_that_waits_for_a_writer_tells_one_that_ends_well_from_one_that_panics_without_a_trailer_too() {
+    // The mark was read before the lock was had, and every writer that was waited for was taken for one that had panicked.
+    let mut shared = table();
+    let number = shared.share_fd().unwrap().as_raw_fd();
+    let block = fs::read(format!("/proc/self/fd/{number}")).unwrap();
+    let fd = memfd(&block[..block.len() - 64]);
+    // SAFETY: nobody writes but through guards.
+    let attach = || unsafe { SharedArray::<u32, Ix2>::attach_fd(fd.as_fd()) }.unwrap();
+    for panics in [true, false] {
+        let (array, mut other) = (attach(), attach());
+        let frozen = thread::scope(|scope| {
+            let (writing, begun) = std::sync::mpsc::channel();
+            let writer = scope.spawn(move || {
+                let mut guard = other.write().unwrap();
+                guard[[0, 0]] = 1000;
+                writing.send(()).unwrap();
+                thread::sleep(Duration::from_millis(60));
+                if panics {
+                    // No message: this panic is meant.
+                    std::panic::resume_unwind(Box::new("while writing"));
+                }
+            });
+            begun.recv().unwrap();
+            let frozen = array.freeze();
+            assert_eq!(writer.join().is_err(), panics);
+            frozen
+        });
+        if panics {
+            let failed = frozen.unwrap_err();
+            assert_eq!(failed.error().kind(), ErrorKind::Poisoned, "{failed}");
+            failed.into_array().unwrap().clear_poison().unwrap();
+        } else {
+            assert_eq!(frozen.unwrap().view()[[0, 0]], 1000);
+        }
+    }
+}
+
+#[test]
+fn a_forked_child_reads_frozen_arrays() {
+    // Their views are safe and take no lock, and were not mapped in the child.
+    let frozen = SharedArray::<u64, _>::from_elem((600, 600), 7).unwrap().freeze().unwrap();
+    let attached = FrozenArray::<u64, Ix2>::attach_fd(frozen.as_fd()).unwrap();
+    // SAFETY: the child reads memory and leaves with _exit.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let all = [&frozen, &attached].iter().all(|array| array.view().iter().all(|&element| element == 7));
+            // SAFETY: _exit runs no destructors and no exit handlers, which are the parent's to run.
+            unsafe { nix::libc::_exit(i32::from(!all)) };
+        }
+        ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+    }
 }
 
 #[test]

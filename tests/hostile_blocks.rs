@@ -190,7 +190,7 @@ fn axis() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_bytes_are_an_error(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
@@ -280,6 +280,27 @@ fn a_block_cut_short_after_it_was_made_is_a_layout_error() {
         assert_eq!(error.kind(), ErrorKind::Layout, "{len}: {error}");
     }
     drop(array);
+}
+
+#[test]
+fn a_header_that_changes_after_it_was_read_changes_nothing() {
+    let places = Places::new("rewritten");
+    fs::write(places.named(), valid_block()).unwrap();
+    // SAFETY: nobody writes elements.
+    let mut array = unsafe { SharedArray::<f64, Ix2>::attach(&places.name) }.unwrap();
+    let before = array.read().unwrap().to_owned();
+    let mut larger = valid_block()[..4096].to_vec();
+    larger[10..70].fill(b' ');
+    let text = dict("<f8", "(3000, 4000)");
+    larger[10..10 + text.len()].copy_from_slice(text.as_bytes());
+    let file = File::options().write(true).open(places.named()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &larger, 0).unwrap();
+    assert_eq!((array.shape(), array.len()), ([3, 4].as_slice(), 12));
+    assert_eq!(*array.read().unwrap(), before);
+    assert_eq!(array.write().unwrap().len(), 12);
+    // SAFETY: as above.
+    let error = unsafe { SharedArray::<f64, Ix2>::attach(&places.name) }.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Layout);
 }
 
 #[test]

@@ -6,7 +6,8 @@ mod reexec;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ndshm::{ErrorKind, HugePages, Reserve, SharedMemory};
+use ndarray::Ix1;
+use ndshm::{ErrorKind, HugePages, Reserve, SharedArray, SharedMemory};
 use nix::sys::resource::{Resource, setrlimit};
 use reexec::{role, shm_names};
 
@@ -198,4 +199,31 @@ fn a_control_group_s_limit_is_an_error_and_no_kill() {
     let memory = SharedMemory::create(48 * MIB);
     fs::remove_file(&cached).unwrap();
     fill(&memory.unwrap());
+}
+
+#[test]
+fn arrays_and_files_that_do_not_fit_are_refused_in_every_way_of_making_them() {
+    if role().is_none() {
+        let name = "arrays_and_files_that_do_not_fit_are_refused_in_every_way_of_making_them";
+        reexec::with_own_shm("size=8m", name, "child");
+        return;
+    }
+    // 16 MiB with nothing in them, so that they fit themselves.
+    let sparse = SharedArray::<u8, _>::options().reserve(Reserve::Lazily).name("sparse").zeros(16 * MIB).unwrap();
+    let named = || SharedArray::<u8, Ix1>::options().name("large");
+    let error: ndshm::Error = named().fill_with(16 * MIB, |_| Ok(())).unwrap_err();
+    for error in [
+        named().zeros(16 * MIB).unwrap_err(),
+        named().from_elem(16 * MIB, 1).unwrap_err(),
+        error,
+        named().load_npy("/dev/shm/sparse").unwrap_err(),
+        SharedArray::<u8, Ix1>::create_npy("/dev/shm/large.npy", 16 * MIB).unwrap_err(),
+        SharedArray::<u8, _>::zeros(16 * MIB).unwrap().save_npy("/dev/shm/large.npy").unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    }
+    assert_eq!(shm_names(), ["sparse"]);
+    drop(sparse);
+    named().from_elem(4 * MIB, 1).unwrap();
+    assert_eq!(shm_names(), [""; 0]);
 }

@@ -165,7 +165,7 @@ fn numpy_shares_complex_numbers() {
     let array = SharedArray::from_elem(1, Complex::new(1.0_f64, -2.0)).unwrap();
     let dir = tempfile::tempdir().unwrap();
     array.save_npy(dir.path().join("complex.npy")).unwrap();
-    assert_eq!(python.run(&format!("np.load({:?})[0] == 1 - 2j", dir.path().join("complex.npy"))), "True");
+    assert_eq!(python.run(&format!("bool(np.load({:?})[0] == 1 - 2j)", dir.path().join("complex.npy"))), "True");
 }
 
 #[cfg(feature = "half")]
@@ -307,6 +307,15 @@ fn kept_files_of_every_version_open() {
     assert_eq!(load_and_open::<f32, ndarray::Ix0>(&read("scalar.npy")).len(), 1);
     assert_eq!(load_and_open::<u16, Ix3>(&read("empty.npy")).shape(), [2, 0, 3]);
     assert_eq!(load_and_open::<u8, Ix1>(&read("booleans.npy")).len(), 3);
+    // `True` in the header of what is in both orders.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("both.npy");
+    for (shape, elements) in [("(3,)", 3), ("(1, 4, 1)", 4), ("()", 1), ("(2, 0)", 0)] {
+        let text = format!("{:<118}", format!("{{'descr': '|u1', 'fortran_order': True, 'shape': {shape}, }}"));
+        fs::write(&path, [b"\x93NUMPY\x01\0\x76\0", text.as_bytes(), &vec![1; elements]].concat()).unwrap();
+        let array = load_and_open::<u8, IxDyn>(&path);
+        assert_eq!((array.is_fortran(), array.len()), (false, elements), "{shape}");
+    }
     let error = SharedArray::<f64, Ix1>::load_npy(read("big_endian.npy")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TypeMismatch);
     let error = SharedArray::<f64, Ix1>::load_npy(read("structured.npy")).unwrap_err();
@@ -521,6 +530,55 @@ fn python_s_lockf_and_our_guards_exclude_each_other() {
     let mut file = SharedArray::<u8, _>::create_npy(&path, 10).unwrap();
     python.run(&format!("fd = os.open({path:?}, os.O_RDWR)"));
     check_locks(&mut python, &mut file);
+}
+
+/// The script that the README and the documentation of `SharedArray` give, for the array `name`.
+fn documented_script(name: &str) -> String {
+    let readme = include_str!("../README.md");
+    let script = readme.split_once("```python\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let documentation = include_str!("../src/array/mod.rs").replace("///\n", "/// \n").replace("/// ", "");
+    assert!(documentation.contains(script), "both say the same");
+    assert!(script.contains("\"/dev/shm/climate\""));
+    script.replace("climate\"", &format!("{name}\""))
+}
+
+#[test]
+fn the_documented_script_locks_while_it_writes() {
+    if python().is_none() {
+        return;
+    }
+    let mut python = PythonProcess::start();
+    let name = unique_name("script");
+    let mut climate = SharedArray::<f32, _>::options().name(&name).zeros((12, 180, 360)).unwrap();
+    let script = documented_script(&name);
+    let guard = climate.write().unwrap();
+    python.begin(&script);
+    assert!(python.is_busy_after(Duration::from_millis(300)), "it waits for the guard");
+    assert_eq!(guard[[0, 90, 180]], 0.0);
+    drop(guard);
+    python.finish().unwrap();
+    assert_eq!(climate.read().unwrap()[[0, 90, 180]], 21.5);
+
+    // It holds the lock until it says otherwise.
+    python.run("import os\nreached, go = os.pipe(), os.pipe()");
+    let paused = script.replace("    climate.flush()", "    os.write(reached[1], b'.'); os.read(go[0], 1)");
+    python
+        .run(&format!("import threading\nt = threading.Thread(target=exec, args=({paused:?}, globals())); t.start()"));
+    python.run("os.read(reached[0], 1)");
+    assert_eq!(climate.try_read().unwrap_err().kind(), ErrorKind::WouldBlock);
+    python.run("os.write(go[1], b'.'); t.join()");
+    drop(climate.try_write().unwrap());
+
+    // What it warns of: the lock goes when anything of the file is closed.
+    python.run("file = open(path, 'r+b'); fcntl.lockf(file, fcntl.LOCK_EX, 2**62, 0)");
+    assert_eq!(climate.try_read().unwrap_err().kind(), ErrorKind::WouldBlock);
+    python.run("again = np.load(path, mmap_mode='r+')");
+    drop(climate.try_write().unwrap());
+
+    // A file that is open for reading will do to read.
+    python.run("file = open(path, 'rb'); fcntl.lockf(file, fcntl.LOCK_SH, 2**62, 0)");
+    drop(climate.try_read().unwrap());
+    assert_eq!(climate.try_write().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]

@@ -89,8 +89,44 @@ fn arguments_of_different_lengths_go_together_by_chunks() {
         .unwrap();
     assert_eq!(rows[9], 9..10);
     assert!(tiles.read().unwrap().iter().all(|&sum| sum == 48));
-    let wrong = pool.for_each((tiles.chunks_mut().rows(1), mask.chunks().rows(11)), |_, _| ());
-    assert_eq!(wrong.unwrap_err().kind(), ErrorKind::ShapeMismatch);
+    let wrong = pool.for_each((tiles.chunks_mut().rows(1), mask.chunks().rows(11)), |_, _| ()).unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::ShapeMismatch);
+    assert!(wrong.to_string().contains("10 rows by 1 are 10, but 120 rows by 11 are 11"), "{wrong}");
+
+    // Items that lead take their parts of arrays of any length.
+    let widths = pool.map((Each(&['a', 'b', 'c', 'd', 'e']), mask.chunks(), tiles.chunks()), |(_, mask, tiles), _| {
+        (mask.nrows(), tiles.nrows())
+    });
+    assert_eq!(widths.unwrap(), [(24, 2); 5]);
+}
+
+#[test]
+fn arrays_of_different_lengths_are_not_paired_by_chance() {
+    let pool = Pool::serial();
+    let (short, long) = (SharedArray::<u8, _>::zeros(1000).unwrap(), SharedArray::<u8, _>::zeros(1001).unwrap());
+    let same = SharedArray::<u8, _>::zeros(1000).unwrap();
+    let refused = |result: ndshm::Result<()>, expected: &str| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ShapeMismatch);
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let advice = "have 1000 and 1001 rows; set .rows(n) on both to pair chunks of different sizes";
+    refused(pool.for_each((short.chunks(), long.chunks()), |_, _| ()), advice);
+    refused(pool.for_each((short.chunks().rows(500), long.chunks()), |_, _| ()), advice);
+    refused(pool.for_each((short.chunks(), long.chunks().rows(501)), |_, _| ()), advice);
+    refused(pool.for_each((short.chunks(), same.chunks(), long.chunks()), |_, _| ()), advice);
+    let advice = "have 1000 rows and 8 items; set .rows(n) on the array";
+    refused(pool.for_each((short.chunks(), Each(&[0; 8])), |_, _| ()), advice);
+
+    // Where the call says how, they are; the rows of one are those of all that are as long.
+    let sizes = |result: ndshm::Result<Vec<(usize, usize)>>| result.unwrap();
+    let both = pool.map((short.chunks().rows(500), long.chunks().rows(501)), |(a, b), _| (a.len(), b.len()));
+    assert_eq!(sizes(both), [(500, 501), (500, 500)]);
+    let third =
+        pool.map((short.chunks(), long.chunks().rows(501), same.chunks().rows(500)), |(a, b, _), _| (a.len(), b.len()));
+    assert_eq!(sizes(third), [(500, 501), (500, 500)]);
+    let items = pool.map((short.chunks().rows(125), Each(&[0; 8])), |(a, _), chunk| (a.len(), chunk.rows().len()));
+    assert_eq!(sizes(items), [(125, 125); 8]);
 }
 
 #[test]

@@ -5,15 +5,17 @@
 #![allow(clippy::single_range_in_vec_init, reason = "rows that were not finished are a list of ranges")]
 #![expect(unsafe_code, reason = "tasks that misbehave as only unsafe code can, and init_before_main")]
 
+mod reexec;
 mod workers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ndarray::ArrayViewMut1;
-use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray};
+use ndarray::{ArrayViewMut1, Ix1};
+use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray, SharedMemory};
 use nix::sys::signal::{Signal, raise as raise_signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -133,18 +135,72 @@ fn a_worker_that_closes_its_descriptors_and_computes_on_is_ended_before_the_call
 }
 
 #[test]
-fn a_worker_that_closed_its_descriptors_and_returned_is_replaced() {
+fn a_worker_that_closed_its_descriptors_and_returned_did_no_harm_and_is_replaced() {
     let pool = two();
-    let error = pool
-        .for_each((), |(), _| {
+    let pid = pool
+        .map((), |(), _| {
             for fd in 3..256 {
                 // SAFETY: none. The test is about a task that does this.
                 let _ = unsafe { libc::close(fd) };
             }
+            std::process::id()
         })
-        .unwrap_err();
-    assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [0..1].as_slice()));
+        .unwrap()[0];
+    let start = Instant::now();
+    while pool.worker_pids().contains(&pid) {
+        assert!(start.elapsed() < PATIENCE, "it is still there");
+        pool.for_each(Each(&[0, 1]), |_, _| ()).unwrap();
+    }
+    assert_reaped([pid]);
     assert_whole(&pool);
+}
+
+// Arrays that a task looks for itself
+
+/// How reading and writing a named array end, raw and under guards.
+fn ask_for(name: &str) -> [String; 4] {
+    let ending =
+        |result: ndshm::Result<()>| result.map_or_else(|error| format!("{:?}", error.kind()), |()| "fine".into());
+    let memory = SharedMemory::attach(name).unwrap();
+    // SAFETY: these tests write through guards and pools alone.
+    let mut array = unsafe { SharedArray::<u32, Ix1>::attach(name) }.unwrap();
+    [
+        ending(memory.read_at(4096, &mut [0; 4])),
+        ending(array.read().map(drop)),
+        ending(memory.write_at(4096, &[0; 4])),
+        ending(array.write().map(drop)),
+    ]
+}
+
+#[test]
+fn a_task_that_attaches_to_what_its_call_was_lent_is_told_and_waits_for_nobody() {
+    // It waited for its own call's lock, and the call for it.
+    let name = format!("ndshm-test-lent-{}", std::process::id());
+    let mut array = SharedArray::<u32, _>::options().name(&name).zeros(4).unwrap();
+    let (sender, ended) = mpsc::channel();
+    let running = thread::spawn({
+        let name = name.clone();
+        move || {
+            let pool = Pool::builder().workers(1).build().unwrap();
+            let writing = pool.map((array.chunks_mut().rows(4), Param(&name)), |(_, name), _| ask_for(&name)).unwrap();
+            let reading = pool.map((&array, Param(&name)), |(_, name), _| ask_for(&name)).unwrap();
+            // Between calls a worker is as free as anybody.
+            let neither = pool.map(Param(&name), |name: String, _| ask_for(&name)).unwrap();
+            sender.send([writing, reading, neither].map(|each| each[0].clone())).unwrap();
+        }
+    });
+    let told = ended.recv_timeout(PATIENCE);
+    if told.is_err() && !running.is_finished() {
+        SharedMemory::unlink_name(&name).unwrap();
+    }
+    let told = told.expect("the worker waits for the call, and the call for the worker");
+    running.join().unwrap();
+    let busy = || "WouldBlock".to_owned();
+    let fine = || "fine".to_owned();
+    assert_eq!(
+        told,
+        [[busy(), busy(), busy(), busy()], [fine(), fine(), busy(), busy()], [fine(), fine(), fine(), fine()]]
+    );
 }
 
 // Forks
@@ -262,6 +318,8 @@ fn a_child_that_returns_from_the_task_answers_nothing_and_ends() {
                     }
                     ForkResult::Child => {
                         wait_for(&flags, "parents have returned");
+                        // Longer than outcomes are kept back: one of its own would be sent.
+                        thread::sleep(Duration::from_millis(6));
                         assert!(!panics, "in the child");
                         0
                     }
@@ -355,6 +413,89 @@ fn a_stopped_worker_that_is_killed_ends_the_wait_for_it() {
     assert_eq!(pool.map(array.chunks().rows(1), |_, _| ()).unwrap().len(), 40);
     killing.join().unwrap();
     assert_reaped([stopped]);
+    assert_whole(&pool);
+}
+
+#[test]
+fn a_worker_that_is_killed_takes_no_more_messages_though_its_child_keeps_the_socket_open() {
+    // The parent waited to send to a socket that nobody would ever read again.
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let worker = pool.worker_pids()[0];
+    let flags = Flags::new();
+    let child = pool
+        .map(Param(&flags.path()), |flags: PathBuf, _| {
+            fork_child(|| {
+                wait_for(&flags, "the call has ended");
+            })
+        })
+        .unwrap();
+    let _end = KillAtEnd(child.clone());
+    stop(worker);
+    // More than a socket's buffer holds.
+    let arrays: Vec<_> = (0..600).map(|_| SharedArray::<u8, _>::zeros(1).unwrap()).collect();
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = pool.map(arrays.iter().collect::<Vec<_>>(), |arrays, _| arrays.len());
+        sender.send((outcome, pool)).unwrap();
+    });
+    // Time to fill the buffer.
+    assert!(ended.recv_timeout(Duration::from_millis(300)).is_err());
+    signal(worker, Signal::SIGKILL);
+    // The child lives longer than that.
+    let (outcome, pool) = ended.recv_timeout(PATIENCE / 2).expect("the call goes on for ever");
+    // It had not begun, so another one does its work.
+    assert_eq!(outcome.unwrap(), [600]);
+    assert_reaped([worker]);
+    raise(&flags.path(), "the call has ended");
+    wait_until_gone(&child);
+    assert_whole(&pool);
+}
+
+/// The workers of this process that have been welcomed, as their mapping of the control page shows.
+fn welcomed_workers() -> Vec<u32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let children: String = children.collect();
+    let pids = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    let has = |pid: &u32, file: &str, word: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/{file}")).is_ok_and(|text| text.contains(word))
+    };
+    // Until it runs the program anew it has its parent's memory, and so its parent's mappings and arguments.
+    let is_welcomed = |pid: &u32| has(pid, "cmdline", "--ndshm-worker") && has(pid, "maps", "/memfd:");
+    pids.filter(is_welcomed).collect()
+}
+
+#[test]
+fn a_call_whose_workers_all_die_before_they_begin_ends() {
+    const TEST: &str = "a_call_whose_workers_all_die_before_they_begin_ends";
+    // Others took the place of those that died, without end.
+    if reexec::role().is_none() {
+        // A process of its own, whose children are this test's.
+        reexec::run(TEST, "alone");
+        return;
+    }
+    let pool = Pool::builder().workers(1).build().unwrap();
+    // Takes a worker long to read.
+    let items: Vec<u32> = (0..1_000_000).collect();
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = pool.for_each(Each(&items), |_, _| thread::sleep(PATIENCE));
+        sender.send((outcome, pool)).unwrap();
+    });
+    let start = Instant::now();
+    let (outcome, pool) = loop {
+        for pid in welcomed_workers() {
+            signal(pid, Signal::SIGKILL);
+        }
+        match ended.recv_timeout(Duration::from_millis(2)) {
+            Ok(ended) => break ended,
+            Err(_) => assert!(start.elapsed() < PATIENCE, "workers are replaced for ever"),
+        }
+    };
+    let error = outcome.unwrap_err();
+    assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [0..1_000_000].as_slice()));
+    assert!(error.to_string().contains("SIGKILL"), "{error}");
+    pool.for_each((), |(), _| ()).unwrap();
     assert_whole(&pool);
 }
 

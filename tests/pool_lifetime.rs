@@ -329,111 +329,59 @@ fn a_forked_child_finds_pool_and_arrays_closed() {
     assert_whole(&pool);
 }
 
-// What a process has
-
-#[derive(Clone, Copy, Debug)]
-struct Footprint {
-    mappings: usize,
-    descriptors: usize,
-    /// Proportional set size and page tables, in KiB.
-    memory: usize,
-}
-
-fn footprint(pid: u32) -> Footprint {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-    let kib = |text: &str, field: &str| -> usize {
-        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    Footprint {
-        // The array's own: an allocator may map what it likes.
-        mappings: read("maps").lines().filter(|line| line.contains("memfd:") || line.contains("/dev/shm/")).count(),
-        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-        memory: kib(&read("smaps_rollup"), "Pss:") + kib(&read("status"), "VmPTE:"),
-    }
-}
-
-/// Makes an array of 512 KiB, lends it in the way that its number picks, and drops it.
-fn use_once(pool: &Pool, number: usize) {
-    let shape = (256, 256);
-    let mut array = if number % 4 == 3 {
-        let name = format!("ndshm-test-many-{}-{number}", std::process::id());
-        SharedArray::<f64, _>::options().name(name).zeros(shape).unwrap()
-    } else {
-        SharedArray::<f64, _>::zeros(shape).unwrap()
-    };
-    pool.for_each(array.chunks_mut(), |mut rows, _| rows.fill(1.0)).unwrap();
-    assert_eq!(pool.map(&array, |array, _| array.sum()).unwrap(), [65536.0]);
-    if number % 4 == 2 {
-        let frozen = array.freeze().unwrap();
-        assert_eq!(pool.map(&frozen, |array, _| array.sum()).unwrap(), [65536.0]);
-    }
-}
-
 #[test]
-fn two_hundred_arrays_through_one_pool_leave_nothing_in_parent_or_workers() {
-    const TEST: &str = "two_hundred_arrays_through_one_pool_leave_nothing_in_parent_or_workers";
+fn a_child_forked_in_a_progress_callback_leaves_the_call_to_its_parent() {
+    const TEST: &str = "a_child_forked_in_a_progress_callback_leaves_the_call_to_its_parent";
+    // It went on with the call, read the parent's messages from the workers' sockets, and the parent waited for ever.
     if reexec::role().is_none() {
         reexec::run(TEST, "alone");
         return;
     }
+    // Parent and child are ended if they wait for ever.
+    let end_later = || nix::unistd::alarm::set(20);
+    end_later();
     let pool = two();
-    let kept = SharedArray::<f64, _>::zeros(1000).unwrap();
-    let processes: Vec<u32> = [std::process::id()].into_iter().chain(pool.worker_pids()).collect();
-    let measure = || {
-        // Every worker is told before it runs the call what it may unmap.
-        for _ in 0..3 {
-            pool.map(kept.chunks().rows(1), |_, _| ()).unwrap();
-        }
-        processes.iter().map(|&pid| footprint(pid)).collect::<Vec<_>>()
-    };
-    // What is allocated once, is.
-    (0..20).for_each(|number| use_once(&pool, number));
-    let before = measure();
-    (0..200).for_each(|number| use_once(&pool, number));
-    let after = measure();
-    for (before, after) in before.iter().zip(&after) {
-        assert_eq!(before.mappings, after.mappings, "{before:?} {after:?}");
-        assert_eq!(before.descriptors, after.descriptors, "{before:?} {after:?}");
-        // 100 MiB went through.
-        assert!(after.memory < before.memory + 1024, "{before:?} {after:?}");
-    }
-    assert_eq!(pool.worker_pids(), processes[1..]);
-    let prefix = format!("ndshm-test-many-{}-", std::process::id());
-    assert!(!reexec::shm_names().iter().any(|name| name.starts_with(&prefix)));
-}
-
-#[test]
-fn an_array_that_workers_have_mapped_for_writing_can_be_frozen() {
-    let (pool, other) = (two(), two());
     let pids = pool.worker_pids();
-    let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
-    for pool in [&pool, &other] {
-        pool.for_each(array.chunks_mut(), |mut rows, _| rows += 1).unwrap();
+    let home = std::process::id();
+    for panics in [false, true] {
+        let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
+        let mut child = None;
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let fork_once = |_| {
+                if child.is_none() {
+                    // SAFETY: this process's other thread only waits for this one.
+                    match unsafe { fork() }.unwrap() {
+                        ForkResult::Parent { child: pid } => child = Some(pid),
+                        ForkResult::Child => {
+                            end_later();
+                            child = Some(nix::unistd::getpid());
+                            if panics {
+                                std::panic::resume_unwind(Box::new("in the child"));
+                            }
+                        }
+                    }
+                }
+            };
+            pool.call().progress(fork_once).for_each(array.chunks_mut().rows(1), |mut row, _| {
+                // Longer than outcomes are kept back, so that each is sent at once.
+                thread::sleep(Duration::from_millis(6));
+                row += 1;
+            })
+        }));
+        if std::process::id() != home {
+            let as_expected = match ended {
+                Ok(outcome) => !panics && outcome.unwrap_err().kind() == ErrorKind::Closed,
+                Err(_) => panics,
+            };
+            // SAFETY: ends the process, runs nothing of it.
+            unsafe { libc::_exit(i32::from(!as_expected)) }
+        }
+        ended.unwrap().unwrap();
+        assert!(matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))));
+        assert!(array.read().unwrap().iter().all(|&count| count == 1));
+        assert_eq!(pool.worker_pids(), pids);
+        assert_whole(&pool);
     }
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", pids[0])).unwrap();
-    assert!(maps.lines().filter(|line| line.contains("memfd:") && line.contains("rw-s")).count() > 1, "{maps}");
-    let frozen = array.freeze().unwrap();
-    assert_eq!(frozen.view().sum(), 80);
-    for pool in [&pool, &other] {
-        let sums = pool.map((&frozen, frozen.chunks().rows(40)), |(all, rows), _| (all.sum(), rows.sum())).unwrap();
-        assert_eq!(sums, [(80, 80)]);
-        assert_whole(pool);
-    }
-    assert_eq!(pool.worker_pids(), pids);
-}
-
-#[test]
-fn a_worker_that_cannot_let_go_is_replaced_so_that_an_array_can_be_frozen() {
-    let pool = two();
-    let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
-    pool.for_each(array.chunks_mut(), |mut rows, _| rows += 1).unwrap();
-    let stopped = pool.worker_pids()[0];
-    stop(stopped);
-    assert_eq!(array.freeze().unwrap().view().sum(), 40);
-    assert_reaped([stopped]);
-    pool.for_each((), |(), _| ()).unwrap();
-    assert_whole(&pool);
 }
 
 // Surroundings
@@ -513,6 +461,31 @@ fn a_parent_out_of_descriptors_says_so_and_loses_nothing() {
         }
         assert!(!known.is_poisoned());
         pool.for_each((), |(), _| ()).unwrap();
+        assert_whole(&pool);
+    }
+}
+
+#[test]
+fn a_worker_that_a_task_left_without_descriptors_is_replaced_in_the_call_that_needs_one() {
+    // A large parameter travels in a file: the call itself was lost where its descriptor was cut off, and nobody answered.
+    for len in [0, 100_000] {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let pids = pool.worker_pids();
+        let mut array = SharedArray::<u32, _>::zeros(40).unwrap();
+        pool.for_each((), |(), _| {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        })
+        .unwrap();
+        assert_eq!(pool.worker_pids(), pids);
+        let values = vec![1_u64; len];
+        if len > 0 {
+            assert_eq!(pool.map(Param(&values), |values: Vec<u64>, _| values.len()).unwrap(), [len]);
+            assert_reaped(pids.clone());
+        }
+        pool.for_each(array.chunks_mut(), |mut rows, _| rows += 1).unwrap();
+        assert_eq!(array.read().unwrap().sum(), 40);
+        assert_reaped(pids);
         assert_whole(&pool);
     }
 }

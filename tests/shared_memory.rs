@@ -216,7 +216,11 @@ fn what_others_have_planted_under_a_name_is_named_and_never_waited_for() {
             let result = SharedMemory::options().read_only(read_only).attach(&name);
             assert_kind(result, ErrorKind::Layout, &[word, "expected a regular file"]);
         }
-        assert_kind(SharedMemory::create_named(&name, 8), ErrorKind::AlreadyExists, &[&name]);
+        assert_kind(
+            SharedMemory::create_named(&name, 8),
+            ErrorKind::AlreadyExists,
+            &[&name, "SharedMemory::unlink_name"],
+        );
         assert!(planted.0.symlink_metadata().is_ok(), "the {word} is somebody else's");
     }
 }

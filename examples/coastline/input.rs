@@ -31,7 +31,11 @@ pub(crate) struct Input {
 
 /// Reads `path`, whichever of both kinds of file it is.
 pub(crate) fn load(path: &Path, bar: &ProgressBar) -> Result<Input> {
-    read(path, bar).map_err(|error| format!("{}: {error}", path.display()).into())
+    read(path, bar).map_err(|error| {
+        let (error, path) = (error.to_string(), path.display().to_string());
+        // ndshm's own errors name the file.
+        if error.contains(&path) { error.into() } else { format!("{path}: {error}").into() }
+    })
 }
 
 fn read(path: &Path, bar: &ProgressBar) -> Result<Input> {

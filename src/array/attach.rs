@@ -19,8 +19,8 @@ use crate::sys::map::Access;
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// Attaches to the named array `name`, for reading and writing.
     ///
-    /// The element type and, unless `D` is [`IxDyn`], the number of axes have to be those of the block. The name stays
-    /// with its owner: dropping this handle removes nothing.
+    /// The element type and, unless `D` is [`IxDyn`](type@ndarray::IxDyn), the number of axes have to be those of the
+    /// block. The name stays with its owner: dropping this handle removes nothing.
     ///
     /// # Errors
     ///
@@ -154,6 +154,10 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
 
 /// Reads the header of a block, once, and places its elements and trailer.
 pub(super) fn describe<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {
+    described(memory).map_err(|error| memory.blame(error))
+}
+
+fn described<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {
     let header = read_header(memory.size(), |offset, buffer| memory.read_header(offset, buffer))?;
     layout::check_dtype::<T>(&header.dtype)?;
     let dim = checked_dim::<D>(&header.shape)?;

@@ -1,5 +1,6 @@
 //! What an array is apart from the type of its elements: memory, lock and the mark of a write in progress.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::control::Control;
@@ -38,12 +39,12 @@ impl Core {
     pub(crate) fn freeze(&mut self) -> Result<()> {
         self.release_leaked();
         let trailer = self.trailer;
-        let mark = self.memory.lock().block().mark();
+        let block = Arc::clone(self.memory.lock().block());
         let name = self.memory.name().map(ToOwned::to_owned);
         self.memory.freeze(|mapping| {
             let control =
                 trailer.map_or(Control::NONE, |offset| Control::at(Bytes::of(mapping, mapping.len()), offset));
-            if mark || control.unfinished_writer() != 0 {
+            if block.mark() || control.unfinished_writer() != 0 {
                 return Err(poisoned(control.unfinished_writer(), name.as_deref()));
             }
             Ok(())
@@ -140,13 +141,14 @@ impl Core {
 #[cold]
 fn poisoned(writer: u32, name: Option<&str>) -> Error {
     let writer = match writer {
-        0 => "a writer of this process".to_owned(),
+        0 => "this process".to_owned(),
         pid => format!("process {pid}"),
     };
     Error::new(
         ErrorKind::Poisoned,
         format!(
-            "{writer} died or panicked while it was writing{}; check the elements, then call clear_poison()",
+            "a write{} by {writer} did not finish (it died or panicked, or a task of its pool did); check the elements, \
+             then call clear_poison()",
             name.map(|name| format!(" to {name:?}")).unwrap_or_default()
         ),
     )

@@ -50,6 +50,7 @@ impl<'a> Bytes<'a> {
 pub(crate) struct Elements<T, D> {
     start: NonNull<T>,
     dim: D,
+    /// `false` where the order is C's as well.
     fortran: bool,
 }
 
@@ -116,7 +117,9 @@ impl<T: Pod, D: Dimension> Elements<T, D> {
                 ),
             ));
         }
-        Ok(Self { start, dim, fortran })
+        // A header may say either of an array that is in both orders.
+        let one_order = dim.slice().iter().filter(|&&axis| axis != 1).count() > 1 && dim.size() > 0;
+        Ok(Self { start, dim, fortran: fortran && one_order })
     }
 
     /// Where the elements begin, in bytes from the start of the block that they lie in.

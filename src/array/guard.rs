@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
-use ndarray::{ArrayRef, ArrayView, ArrayViewMut, Dimension};
+use ndarray::{ArrayBase, ArrayRef, ArrayView, ArrayViewMut, Data, Dimension};
 
 use super::core::Held;
 use super::elements::Elements;
@@ -117,3 +117,30 @@ impl<T: fmt::Display, D: Dimension> fmt::Display for WriteGuard<'_, T, D> {
         self.view.fmt(f)
     }
 }
+
+/// Guards equal what their elements equal: other guards, arrays and views of the same shape.
+macro_rules! equal {
+    ($($left:ident $right:ident),*) => {$(
+        impl<A: PartialEq<B>, B, D: Dimension> PartialEq<$right<'_, B, D>> for $left<'_, A, D> {
+            fn eq(&self, other: &$right<'_, B, D>) -> bool {
+                **self == **other
+            }
+        }
+    )*};
+    ($($left:ident),*) => {$(
+        impl<A: PartialEq<B>, B, D: Dimension> PartialEq<ArrayRef<B, D>> for $left<'_, A, D> {
+            fn eq(&self, other: &ArrayRef<B, D>) -> bool {
+                **self == *other
+            }
+        }
+
+        impl<A: PartialEq<S::Elem>, S: Data, D: Dimension> PartialEq<ArrayBase<S, D>> for $left<'_, A, D> {
+            fn eq(&self, other: &ArrayBase<S, D>) -> bool {
+                **self == **other
+            }
+        }
+    )*};
+}
+
+equal!(ReadGuard ReadGuard, ReadGuard WriteGuard, WriteGuard ReadGuard, WriteGuard WriteGuard);
+equal!(ReadGuard, WriteGuard);

@@ -59,8 +59,23 @@ use crate::sys::lock::{Mode, Wait};
 /// the same user that creates its first named array or calls [`prune`](crate::prune).
 ///
 /// Programs that do not take the lock, NumPy among them, are not held back by it: whoever writes from there while a
-/// guard is alive breaks what [`attach`](Self::attach) asks for. Python takes the same lock with
-/// `fcntl.lockf(fd, fcntl.LOCK_EX, 2**62, 0)`, which waits for guards and makes them wait.
+/// guard is alive breaks what [`attach`](Self::attach) asks for. Python takes the same lock so:
+///
+/// ```python
+/// import fcntl, numpy as np
+///
+/// path = "/dev/shm/climate"
+/// climate = np.load(path, mmap_mode="r+")  # before locking
+/// with open(path, "r+b") as file:
+///     fcntl.lockf(file, fcntl.LOCK_EX, 2**62, 0)  # waits for guards, and makes them wait
+///     climate[0, 90, 180] = 21.5
+///     climate.flush()
+///     fcntl.lockf(file, fcntl.LOCK_UN, 2**62, 0)  # as closing does
+/// ```
+///
+/// `lockf` is a POSIX lock: whenever that Python process closes *any* descriptor of the file, as
+/// `np.load(path, mmap_mode="r+")` does, the lock is gone without a word, so load first and open the file once. For reading,
+/// `LOCK_SH` does with a file opened `"rb"`.
 ///
 /// # Examples
 ///
@@ -148,7 +163,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     ///
     /// # Errors
     ///
-    /// [`Poisoned`](crate::ErrorKind::Poisoned) where a writer died or panicked, [`WouldBlock`](crate::ErrorKind::WouldBlock)
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) where a write did not finish, [`WouldBlock`](crate::ErrorKind::WouldBlock)
     /// where this thread itself is writing the same block through another handle, [`Closed`](crate::ErrorKind::Closed) in a
     /// forked child.
     pub fn read(&self) -> Result<ReadGuard<'_, T, D>> {

@@ -74,11 +74,13 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         check_element::<T>()?;
         let file = File::from(file::open_existing(path, Access::ReadOnly, Links::Follow)?);
         let len = file.metadata().map_err(failed)?.len();
+        let wrong = |error: Error| error.about(path.display());
         let header = read_header(usize::try_from(len).unwrap_or(usize::MAX), |offset, buffer| {
             read_up_to(&file, buffer, offset as u64).map_err(failed)
-        })?;
-        layout::check_dtype::<T>(&header.dtype)?;
-        let dim: D = checked_dim(&header.shape)?;
+        });
+        let header = header.map_err(wrong)?;
+        layout::check_dtype::<T>(&header.dtype).map_err(wrong)?;
+        let dim: D = checked_dim(&header.shape).map_err(wrong)?;
         let read_data = |mut view: ArrayViewMut<'_, T, D>| -> Result<()> {
             let data = view.as_slice_memory_order_mut().unwrap_or_default();
             file.read_exact_at(bytemuck::cast_slice_mut(data), header.data_offset as u64).map_err(failed)

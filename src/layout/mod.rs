@@ -1,7 +1,7 @@
-//! The bytes inside a typed array block.
+//! The bytes inside a block: of a typed array here, of a list in [`list`].
 //!
-//! A block is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a control trailer
-//! that NumPy never looks at.
+//! The block of a typed array is a `.npy` file with room at its end: a header that NumPy reads too, the elements, and a
+//! control trailer that NumPy never looks at.
 //!
 //! | offset | content | module |
 //! |---|---|---|
@@ -13,10 +13,11 @@
 //! been held against the block's, and nothing panics.
 
 mod dtype;
+pub(crate) mod list;
 mod literal;
 mod npy;
 pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
-pub(crate) use npy::{BlockLayout, DATA_OFFSET, NpyHeader, checked_len, encode_header};
+pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAGIC, NpyHeader, checked_len, encode_header};

@@ -29,7 +29,8 @@ pub(crate) const MAX_RANK: usize = 32;
 /// The most axes that NumPy writes, and so the most that a header may have.
 pub(super) const MAX_NUMPY_RANK: usize = 64;
 
-const MAGIC: [u8; 6] = *b"\x93NUMPY";
+/// What every `.npy` file begins with.
+pub(crate) const MAGIC: [u8; 6] = *b"\x93NUMPY";
 const VERSION_OFFSET: usize = MAGIC.len();
 const LEN_OFFSET: usize = VERSION_OFFSET + 2;
 /// Where the dict starts in version 1.0 and, with a longer length, in 2.0 and 3.0.

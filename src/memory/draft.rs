@@ -124,18 +124,23 @@ impl Draft {
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
         let named = |file: Unlinked, name: String| -> Result<_> {
+<<<<<<< HEAD
             let path = name::path_of(&name)?;
             let noted = Noted::new(&name, file.fd())?;
             let fd = link(file, &path)?;
             step();
             let owned = OwnedName::new(name.clone(), id, noted);
+=======
+            let fd = link(file, &name::path_of(&name)?, LEFT_BEHIND)?;
+            let owned = OwnedName::new(name.clone(), id);
+>>>>>>> main
             Ok((fd, Whereabouts::Named(name), Some(owned)))
         };
         let (fd, whereabouts, owned) = match target {
             Target::Anonymous => (file.into_fd(), Whereabouts::Anonymous, None),
             Target::Generated => named(file, name::generate()?)?,
             Target::Named(name) => named(file, name)?,
-            Target::Path(path) => (link(file, &path)?, Whereabouts::Path(path), None),
+            Target::Path(path) => (link(file, &path, "")?, Whereabouts::Path(path), None),
         };
         Ok(SharedMemory::assemble(fd, lock, mapping, whereabouts, owned))
     }
@@ -161,11 +166,14 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
     }
 }
 
-fn link(file: Unlinked, path: &Path) -> Result<OwnedFd> {
+/// What can be done about a name that is taken.
+const LEFT_BEHIND: &str = "; if a program that is gone left it, remove it with SharedMemory::unlink_name";
+
+fn link(file: Unlinked, path: &Path, advice: &str) -> Result<OwnedFd> {
     file.link(path).map_err(|errno| {
         let shown = path.display();
         match errno {
-            Errno::EEXIST => Error::from_os(errno, format!("there is a {shown} already")),
+            Errno::EEXIST => Error::from_os(errno, format!("there is a {shown} already{advice}")),
             _ => Error::from_os(errno, format!("cannot give a block the name {shown}")),
         }
     })

@@ -22,8 +22,10 @@ fn seals() -> SealFlag {
 }
 
 impl SharedMemory {
-    /// Seals the block against writing, under its lock: `check` looks at it last, when nobody writes any more. Where that fails it is as it was; where not even that can be had, it is not
-    /// mapped any more, see [`Mapping::is_mapped`](crate::sys::map::Mapping::is_mapped).
+    /// Seals the block against writing, under its lock: `check` looks at it last, when nobody writes any more.
+    ///
+    /// Where that fails it is as it was; where not even that can be had, it is not mapped any more, see
+    /// [`Mapping::is_mapped`](crate::sys::map::Mapping::is_mapped).
     pub(crate) fn freeze(&mut self, check: impl FnOnce(&Mapping) -> Result<()>) -> Result<()> {
         self.lock.block().check_process()?;
         let nameless = matches!(self.whereabouts, Whereabouts::Anonymous | Whereabouts::Nameless);

@@ -12,6 +12,7 @@ mod shared_memory;
 
 pub(crate) use atomic_file::AtomicFile;
 pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};
+pub(crate) use copy::{copy_in, copy_out};
 pub(crate) use draft::{Draft, Target};
 pub use ledger::{Pruned, PrunedBlock, prunable, prune};
 pub use options::{HugePages, Reserve, SharedMemoryOptions};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::layout;
 use crate::memory::name::{self, OwnedName};
 use crate::memory::{Block, HugePages, LockHandle, SharedMemoryOptions, copy};
 use crate::sys::file::{self, Links};
@@ -261,7 +262,7 @@ impl SharedMemory {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidSize`] where that goes past the end, and nothing is written; [`ErrorKind::Permission`] where
-    /// the block was attached for reading alone; [`ErrorKind::WouldBlock`] where this thread holds a guard of the same
+    /// the block was attached for reading alone, or is a typed array and the first six bytes of its header would change; [`ErrorKind::WouldBlock`] where this thread holds a guard of the same
     /// block; [`ErrorKind::Closed`] in a forked child.
     ///
     /// # Examples
@@ -280,7 +281,28 @@ impl SharedMemory {
             return Err(Error::new(ErrorKind::Permission, message));
         }
         self.check_range(offset, bytes.len(), "write")?;
-        self.lock.with_exclusive(|| copy::copy_in(&self.mapping, offset, bytes))
+        self.lock.with_exclusive(|| {
+            self.check_stays_array(offset, bytes)?;
+            copy::copy_in(&self.mapping, offset, bytes);
+            Ok(())
+        })?
+    }
+
+    /// A typed array stays one: if its first bytes could become those of a list, whose numbers are written without the
+    /// lock, a guard that somebody holds on the array would not exclude such writes.
+    fn check_stays_array(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let mut now = [0; layout::MAGIC.len()];
+        if offset >= now.len() || self.size() < now.len() {
+            return Ok(());
+        }
+        copy::copy_out(&self.mapping, 0, &mut now);
+        let touched = &now[offset..now.len().min(offset + bytes.len())];
+        if now != layout::MAGIC || touched == &bytes[..touched.len()] {
+            return Ok(());
+        }
+        let message =
+            format!("{} is a typed array, whose first {} bytes cannot be changed", self.whereabouts, now.len());
+        Err(Error::new(ErrorKind::Permission, message))
     }
 
     fn check_range(&self, offset: usize, len: usize, what: &str) -> Result<()> {
@@ -443,6 +465,16 @@ impl SharedMemory {
 
     pub(crate) fn lock_mut(&mut self) -> &mut LockHandle {
         &mut self.lock
+    }
+
+    /// Adds the block's name or path to an error about what is in it.
+    #[cold]
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match &self.whereabouts {
+            Whereabouts::Named(name) => error.about(format_args!("{name:?}")),
+            Whereabouts::Path(path) => error.about(path.display()),
+            Whereabouts::Anonymous | Whereabouts::Nameless => error,
+        }
     }
 
     /// Reads what is at `offset` through the file, and says how many bytes there were: a block that was cut short is no

@@ -135,7 +135,7 @@ fn run_on_workers(
         block.core.memory().lock().block().add_borrower(shared);
     }
     let message = CallMessage {
-        call: shared.next_call(),
+        call: duty.crew.next_call(),
         task,
         count: division.count,
         rows: division.rows,

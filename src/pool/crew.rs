@@ -1,25 +1,33 @@
 //! The worker processes of one pool, from the parent's side: started, told, replaced, ended.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::ControlPage;
 use super::plan::{BlockAccess, BlockUse};
 use super::protocol::{self, Packet, ToParent, ToWorker};
 use super::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
+use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file;
 use crate::sys::map::Access;
-use crate::sys::process::{Ended, poll_readable, poll_writable_or};
+use crate::sys::process::{Ended, is_hung_up, poll_readable, poll_writable_or};
+use crate::sys::socket::Received;
 
 /// How long workers may take to end by themselves when their pool is dropped; then they are killed.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A worker process and what the parent knows that it keeps.
 pub(crate) struct Member {
+    index: usize,
     process: WorkerProcess,
+    /// How many of its messages were received, and how much of its results area was read in the call that runs.
+    heard: u64,
+    pub(crate) read: usize,
     /// Blocks that it has mapped, by serial.
     mapped: HashMap<u64, Lent>,
 }
@@ -35,15 +43,22 @@ struct Lent {
 /// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
 pub(crate) struct Crew {
     members: Vec<Option<Member>>,
-    env: Vec<(std::ffi::OsString, Option<std::ffi::OsString>)>,
-    page: ControlPage,
+    env: Vec<(OsString, Option<OsString>)>,
+    spin: Duration,
+    page: Arc<ControlPage>,
+    watch: Watch,
+    /// Somebody may have ended and was not looked at yet.
+    suspicious: bool,
+    last_call: u64,
 }
 
 impl Crew {
     /// Starts so many workers and waits until all of them are there.
-    pub(crate) fn start(workers: usize, env: Vec<(std::ffi::OsString, Option<std::ffi::OsString>)>) -> Result<Self> {
-        let page = ControlPage::create(workers)?;
-        let mut crew = Self { members: (0..workers).map(|_| None).collect(), env, page };
+    pub(crate) fn start(workers: usize, env: Vec<(OsString, Option<OsString>)>, spin: Duration) -> Result<Self> {
+        let page = Arc::new(ControlPage::create(workers)?);
+        let watch = Watch::start(Arc::clone(&page))?;
+        let members = (0..workers).map(|_| None).collect();
+        let mut crew = Self { members, env, spin, page, watch, suspicious: false, last_call: 0 };
         crew.replace_missing()?;
         Ok(crew)
     }
@@ -52,8 +67,26 @@ impl Crew {
         self.members.len()
     }
 
-    pub(crate) fn page(&self) -> &ControlPage {
+    pub(crate) fn page(&self) -> &Arc<ControlPage> {
         &self.page
+    }
+
+    pub(crate) fn spin(&self) -> Duration {
+        self.spin
+    }
+
+    /// A call number that was never used.
+    pub(crate) fn next_call(&mut self) -> u64 {
+        self.last_call += 1;
+        self.last_call
+    }
+
+    /// May a worker have ended since this was last asked? What it was is for the asker to find out, of those that it
+    /// cares about; the others are looked at before the next call.
+    pub(crate) fn take_news(&mut self) -> bool {
+        let news = self.watch.take_news();
+        self.suspicious |= news;
+        news
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -64,11 +97,19 @@ impl Crew {
         self.members.get(index)?.as_ref()
     }
 
+    pub(crate) fn member_mut(&mut self, index: usize) -> Option<&mut Member> {
+        self.members.get_mut(index)?.as_mut()
+    }
+
     /// Reaps those that have ended since the last call, and starts others in their place.
     pub(crate) fn replace_dead(&mut self) -> Result<()> {
-        for slot in &mut self.members {
-            if let Some(member) = slot.take_if(|member| member.process.pidfd.has_ended()) {
-                member.process.pidfd.wait();
+        self.take_news();
+        if std::mem::take(&mut self.suspicious) {
+            for index in 0..self.members.len() {
+                // A worker that is idle has nothing to say: if its socket is readable, it is closed.
+                if self.members[index].as_ref().is_some_and(|member| member.has_ended() || member.is_deaf()) {
+                    self.bury(index);
+                }
             }
         }
         self.replace_missing()
@@ -86,9 +127,13 @@ impl Crew {
     }
 
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
-        let member = Member { process: starting.finish()?, mapped: HashMap::new() };
-        let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len() })?;
-        member.tell(&packet, &[self.page.fd()]);
+        let process = starting.finish()?;
+        self.watch.add(&process)?;
+        let member = Member { index, process, heard: 0, read: 0, mapped: HashMap::new() };
+        self.page.clear(index);
+        let spin = u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX);
+        let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len(), call: self.last_call, spin })?;
+        member.send(&packet, &[self.page.fd()]);
         self.members[index] = Some(member);
         Ok(())
     }
@@ -126,7 +171,7 @@ impl Crew {
             let mut fds: Vec<BorrowedFd<'_>> = vec![fd.as_fd()];
             fds.extend(lock.map(|(fd, _)| fd));
             let message = ToWorker::Map { serial: state.serial(), len: memory.size(), writable };
-            member.tell(&Packet::new(&message)?, &fds);
+            member.tell(&self.page, &Packet::new(&message)?, &fds);
             member.mapped.insert(state.serial(), Lent { writable, lock: lock_access });
         }
         Ok(())
@@ -134,7 +179,7 @@ impl Crew {
 
     pub(crate) fn send(&self, index: usize, packet: &Packet) {
         if let Some(member) = &self.members[index] {
-            member.tell(packet, &[]);
+            member.tell(&self.page, packet, &[]);
         }
     }
 
@@ -167,6 +212,7 @@ impl Crew {
             let told = Packet::new(&ToWorker::Forget { serials: known.clone(), answer: false })
                 .is_ok_and(|packet| packet.try_send(&member.process.socket, &[]).is_ok());
             if told {
+                member.note_told(&self.page);
                 member.mapped.retain(|serial, _| !known.contains(serial));
             }
             all_told &= told;
@@ -185,6 +231,9 @@ impl Crew {
             }
             let Ok(packet) = Packet::new(&ToWorker::Forget { serials: vec![serial], answer: true }) else { continue };
             let sent = packet.try_send(&member.process.socket, &[]).is_ok();
+            if sent {
+                member.note_told(&self.page);
+            }
             if !sent || member.hear_forgotten(deadline).is_err() {
                 self.bury(index);
             }
@@ -197,9 +246,43 @@ impl Member {
         &self.process
     }
 
+    /// Sends a message, counts it and rings.
+    fn tell(&self, page: &ControlPage, packet: &Packet, fds: &[BorrowedFd<'_>]) {
+        self.send(packet, fds);
+        self.note_told(page);
+    }
+
+    fn note_told(&self, page: &ControlPage) {
+        page.note_mail(self.index);
+        page.worker_bell(self.index).ring();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process.pidfd.has_ended()
+    }
+
+    /// Is there something in its socket, or is it closed?
+    pub(crate) fn is_deaf(&self) -> bool {
+        poll_readable(&[self.process.socket.as_fd()], Some(Duration::ZERO)).is_ok_and(|readable| readable == [true])
+    }
+
+    /// Is the other end of its socket closed?
+    pub(crate) fn is_closed(&self) -> bool {
+        is_hung_up(self.process.socket.as_fd())
+    }
+
+    /// The next message that it has counted, if any: `None` where all are heard.
+    pub(crate) fn next_said(&mut self, page: &ControlPage) -> Option<io::Result<Option<Received>>> {
+        if self.heard >= page.said(self.index) {
+            return None;
+        }
+        self.heard += 1;
+        Some(self.process.socket.try_recv())
+    }
+
     /// Sends a message, waiting while the worker is too busy to take it, but not for one that has ended: its pidfd tells
     /// of that in time, whoever else may have its socket.
-    fn tell(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
+    fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
         let (socket, pidfd) = (&self.process.socket, &self.process.pidfd);
         while let Err(error) = packet.try_send(socket, fds) {
             let again = error.kind() == io::ErrorKind::WouldBlock
@@ -211,7 +294,7 @@ impl Member {
         }
     }
 
-    fn hear_forgotten(&self, deadline: Instant) -> Result<()> {
+    fn hear_forgotten(&mut self, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let io = |error| Error::from_os(error, "cannot hear a worker");
         let fds = [self.process.socket.as_fd(), self.process.pidfd.as_fd()];
@@ -220,6 +303,7 @@ impl Member {
             && let Some(received) = self.process.socket.try_recv().map_err(io)?
             && let (ToParent::Forgotten, _) = protocol::open(received)?
         {
+            self.heard += 1;
             return Ok(());
         }
         Err(Error::new(ErrorKind::WorkerDied, "a worker did not let go of a block in time"))
@@ -233,8 +317,9 @@ impl Drop for Crew {
             .members
             .iter_mut()
             .filter_map(Option::take)
-            .map(|Member { process: WorkerProcess { pidfd, socket, .. }, .. }| {
+            .map(|Member { index, process: WorkerProcess { pidfd, socket, .. }, .. }| {
                 drop(socket);
+                self.page.worker_bell(index).ring();
                 pidfd
             })
             .collect();

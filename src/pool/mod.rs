@@ -23,6 +23,7 @@ mod serial;
 pub(crate) mod start;
 mod tally;
 mod task;
+mod watch;
 pub(crate) mod worker;
 
 use std::ffi::OsString;
@@ -46,10 +47,10 @@ use crew::Crew;
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
 /// A task is a function, or a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]. Arguments
-/// that split do so along their first axis, into several chunks a worker by default so that uneven work evens out; since
-/// that number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. All arguments that
-/// split have to come to the same number of chunks. A call locks its arrays, for writing or reading, and returns when
-/// every worker is done with them.
+/// that split do so along their first axis, into 8 chunks a worker by default so that uneven work evens out; since that
+/// number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. Arrays that split have
+/// to be of one length; those of different lengths are paired chunk by chunk where each has its `.rows(n)`, see [`Args`].
+/// A call locks its arrays, for writing or reading, and returns when every worker is done with them.
 ///
 /// Workers are copies of the running program: [`init`](crate::init) has to be called early in `main`, or
 /// [`init_before_main!`](crate::init_before_main) written once in a crate whose `main` is someone else's. A worker runs
@@ -88,6 +89,32 @@ use crew::Crew;
 /// }
 /// ```
 ///
+/// Where a task needs its neighbours' rows, it reads them from another array: two arrays take turns, one seen whole and one
+/// written by chunks.
+///
+/// ```
+/// use ndshm::{Pool, SharedArray};
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let pool = Pool::serial();
+/// let mut now = SharedArray::<f64, _>::from_shape_fn(100, |i| if i == 50 { 1.0 } else { 0.0 })?;
+/// let mut next = SharedArray::<f64, _>::zeros(100)?;
+/// for _ in 0..10 {
+///     pool.for_each((&now, next.chunks_mut()), |(now, mut next), chunk| {
+///         for (i, cell) in chunk.rows().zip(&mut next) {
+///             let (left, right) = (now[i.saturating_sub(1)], now[(i + 1).min(now.len() - 1)]);
+///             *cell = 0.25 * left + 0.5 * now[i] + 0.25 * right;
+///         }
+///     })?;
+///     std::mem::swap(&mut now, &mut next); // the handles, not the elements
+/// }
+/// let heat = now.read()?;
+/// assert!((heat.sum() - 1.0).abs() < 1e-12 && heat[50] < 0.2 && heat[40] > 0.0);
+/// # Ok(()) }
+/// ```
+///
+/// # What a task can be
+///
 /// A closure that captures does not compile: what a task needs comes in as an argument, a value as [`Param`].
 ///
 /// ```compile_fail,E0308
@@ -99,13 +126,80 @@ use crew::Crew;
 /// # Ok(()) }
 /// ```
 ///
+/// A function goes in as `|v, c| f(v, c)`. By its bare name, or by a variable that holds a pointer to it, it is refused with
+/// E0308 where its arguments borrow: the compiler does not see that `ArrayViewMut<'a, …>` is what the argument's
+/// `Views<'a>` stands for. A variable cannot be used in the closure, which would capture it; there naming the types helps:
+///
+/// ```
+/// use ndarray::{ArrayViewMut, Ix2};
+/// use ndshm::{Chunk, ChunksMut, Pool, SharedArray};
+///
+/// fn halve(mut rows: ArrayViewMut<'_, f64, Ix2>, _: &Chunk) -> f64 {
+///     rows /= 2.0;
+///     rows.sum()
+/// }
+///
+/// # fn main() -> ndshm::Result<()> {
+/// let mut a = SharedArray::<f64, _>::from_elem((8, 8), 4.0)?;
+/// let pool = Pool::serial();
+/// pool.map(a.chunks_mut(), |rows, chunk| halve(rows, chunk))?;
+///
+/// let chosen: for<'a, 'b> fn(ArrayViewMut<'a, f64, Ix2>, &'b Chunk) -> f64 = halve;
+/// let sums = pool.map::<ChunksMut<'_, f64, Ix2>, f64>(a.chunks_mut(), chosen)?;
+/// assert_eq!(sums.iter().sum::<f64>(), 64.0);
+/// # Ok(()) }
+/// ```
+///
+/// A library runs what its users write through a trait with an associated function, since a closure of theirs would be
+/// captured:
+///
+/// ```
+/// use ndshm::{Param, Pool, Result, SharedArray};
+///
+/// pub trait Kernel {
+///     fn eval(x: f64, scale: f64) -> f64;
+/// }
+///
+/// pub fn apply<K: Kernel>(pool: &Pool, array: &mut SharedArray<f64, ndarray::Ix1>, scale: f64) -> Result<()> {
+///     pool.for_each((array.chunks_mut(), Param(&scale)), |(mut part, scale), _| {
+///         part.mapv_inplace(|x| K::eval(x, scale));
+///     })
+/// }
+///
+/// struct Square;
+/// impl Kernel for Square {
+///     fn eval(x: f64, scale: f64) -> f64 {
+///         scale * x * x
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let mut array = SharedArray::from_elem(10, 3.0)?;
+/// apply::<Square>(&Pool::serial(), &mut array, 2.0)?;
+/// assert_eq!(array.read()?.sum(), 180.0);
+/// # Ok(()) }
+/// ```
+///
 /// A view does not get out of its task:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// use ndshm::{Pool, SharedArray};
 /// # fn main() -> ndshm::Result<()> {
 /// let a = SharedArray::<f64, _>::zeros((8, 8))?;
 /// let views = Pool::serial().map(a.chunks(), |rows, _| rows)?;
+/// # Ok(()) }
+/// ```
+///
+/// ```compile_fail,E0521
+/// use std::sync::Mutex;
+///
+/// use ndarray::{ArrayView, Ix2};
+/// use ndshm::{Pool, SharedArray};
+///
+/// static KEPT: Mutex<Vec<ArrayView<'static, f64, Ix2>>> = Mutex::new(Vec::new());
+/// # fn main() -> ndshm::Result<()> {
+/// let a = SharedArray::<f64, _>::zeros((8, 8))?;
+/// Pool::serial().for_each(a.chunks(), |rows, _| KEPT.lock().unwrap().push(rows))?;
 /// # Ok(()) }
 /// ```
 #[doc(alias = "ProcessPoolExecutor")]
@@ -127,7 +221,6 @@ struct Shared {
     crew: Mutex<Crew>,
     /// A number for the thread that holds `crew`, so that a call from within a call is an error and not a deadlock.
     caller: AtomicU64,
-    last_call: AtomicU64,
     /// Serials of blocks that are gone from this process.
     forgotten: Mutex<Vec<u64>>,
 }
@@ -147,7 +240,7 @@ impl Pool {
 
     /// How to make a pool of another size or with another environment.
     pub fn builder() -> PoolBuilder {
-        PoolBuilder { workers: None, env: Vec::new() }
+        PoolBuilder { workers: None, env: Vec::new(), spin: DEFAULT_SPIN }
     }
 
     /// A pool without processes: tasks run here, one after another. For debuggers, tests, libraries and small data; needs
@@ -175,6 +268,9 @@ impl Pool {
 
     /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// See [`Pool`] for tasks and workers that fail; [`ShapeMismatch`](ErrorKind::ShapeMismatch) where arguments split into
@@ -183,6 +279,21 @@ impl Pool {
     /// [`Serialization`](ErrorKind::Serialization) where a parameter or a result cannot be turned into bytes and back;
     /// [`Unsupported`](ErrorKind::Unsupported) for a task that lies in a plugin; [`WouldBlock`](ErrorKind::WouldBlock) from
     /// within a call of the same pool; [`Closed`](ErrorKind::Closed) in a forked child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{Param, Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let readings = SharedArray::<f64, _>::from_shape_fn(100, |i| i as f64)?;
+    /// let limit = 89.5;
+    /// let counts = Pool::serial().map((readings.chunks().rows(50), Param(&limit)), |(part, limit), _chunk| {
+    ///     part.iter().filter(|&&x| x > limit).count()
+    /// })?;
+    /// assert_eq!(counts, [0, 10]);
+    /// # Ok(()) }
+    /// ```
     pub fn map<A, R>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk) -> R) -> Result<Vec<R>>
     where
         A: Args,
@@ -193,9 +304,28 @@ impl Pool {
 
     /// Runs `task` for every chunk of `args`.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// As for [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let mut ramp = SharedArray::<usize, _>::zeros(100)?;
+    /// Pool::serial().for_each(ramp.chunks_mut(), |mut part, chunk| {
+    ///     for (element, index) in part.iter_mut().zip(chunk.rows()) {
+    ///         *element = index;
+    ///     }
+    /// })?;
+    /// assert_eq!(ramp.read()?[99], 99);
+    /// # Ok(()) }
+    /// ```
     pub fn for_each<A: Args>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
         self.call().for_each(args, task)
     }
@@ -203,11 +333,32 @@ impl Pool {
     /// Runs a `task` that may fail for every chunk of `args`, and returns the results in the order of the chunks, or the
     /// first failure among the chunks that ran.
     ///
+    /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
+    /// [`Param`].
+    ///
     /// # Errors
     ///
     /// As for [`map`](Self::map), and [`TaskFailed`](ErrorKind::TaskFailed) with what the task's error prints (in the
     /// alternate form `{:#}`, which shows the whole chain of some error types) and its rows. Arrays are not poisoned by
     /// that: the task ended in good order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{ErrorKind, Pool, SharedArray};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let squares = SharedArray::<f64, _>::from_shape_fn(10, |i| 8.0 - i as f64)?;
+    /// let failed = Pool::serial().try_map(squares.chunks().rows(5), |part, _chunk| {
+    ///     match part.iter().find(|&&x| x < 0.0) {
+    ///         Some(x) => Err(format!("{x} has no root")),
+    ///         None => Ok(part.mapv(f64::sqrt).sum()),
+    ///     }
+    /// });
+    /// let error = failed.unwrap_err();
+    /// assert_eq!((error.kind(), error.rows()), (ErrorKind::TaskFailed, &[5..10][..]));
+    /// # Ok(()) }
+    /// ```
     pub fn try_map<A, R, E>(
         &self,
         args: A,
@@ -242,9 +393,21 @@ impl fmt::Debug for Pool {
 pub struct PoolBuilder {
     workers: Option<usize>,
     env: Vec<(OsString, Option<OsString>)>,
+    spin: Duration,
 }
 
+/// Long enough for calls that follow one another closely, too short to be seen in `top`.
+const DEFAULT_SPIN: Duration = Duration::from_micros(10);
+
 impl PoolBuilder {
+    /// For how long workers that wait for a call, and a call that waits for its workers, look again and again before they
+    /// sleep; 10 µs by default. Spinning answers in about a microsecond what takes several after a sleep, and keeps a CPU
+    /// busy meanwhile: worth it where calls follow one another within that time and there are CPUs to spare.
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
     /// So many worker processes; by default one per CPU available to this process (its affinity and control group).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
@@ -283,9 +446,8 @@ impl PoolBuilder {
         let shared = Shared {
             epoch: epoch(),
             workers,
-            crew: Mutex::new(Crew::start(workers, self.env)?),
+            crew: Mutex::new(Crew::start(workers, self.env, self.spin)?),
             caller: AtomicU64::new(0),
-            last_call: AtomicU64::new(0),
             forgotten: Mutex::default(),
         };
         Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
@@ -344,11 +506,6 @@ impl Shared {
 
     fn forgotten(&self) -> MutexGuard<'_, Vec<u64>> {
         self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_call(&self) -> u64 {
-        // Relaxed: only the values have to differ.
-        self.last_call.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

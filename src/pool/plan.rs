@@ -67,6 +67,15 @@ struct SplitUse {
     axis: usize,
     len: usize,
     rows: Option<usize>,
+    /// Not an array but items, one a chunk.
+    items: bool,
+}
+
+impl SplitUse {
+    fn extent(&self) -> String {
+        let (len, noun) = (self.len, if self.items { "item" } else { "row" });
+        if len == 1 { format!("1 {noun}") } else { format!("{len} {noun}s") }
+    }
 }
 
 impl fmt::Debug for Plan<'_> {
@@ -87,7 +96,7 @@ impl<'p> Plan<'p> {
 
     pub(crate) fn push_items<T: Serialize>(&mut self, items: &[T]) -> Result<()> {
         let encoded = items.iter().map(encode).collect::<Result<_>>()?;
-        self.splits.push(SplitUse { leaf: self.leaves.len(), axis: 0, len: items.len(), rows: Some(1) });
+        self.splits.push(SplitUse { leaf: self.leaves.len(), axis: 0, len: items.len(), rows: Some(1), items: true });
         self.leaves.push(Leaf::Each(encoded));
         Ok(())
     }
@@ -114,7 +123,7 @@ impl<'p> Plan<'p> {
                     format!("an array of shape {:?} has no axis {axis} to be split along", leaf.shape),
                 ));
             };
-            self.splits.push(SplitUse { leaf: self.leaves.len(), axis, len, rows });
+            self.splits.push(SplitUse { leaf: self.leaves.len(), axis, len, rows, items: false });
         }
         let slot = self.slot(core, access)?;
         self.leaves.push(Leaf::Array(ArrayLeaf { slot, ..leaf }));
@@ -138,53 +147,59 @@ impl<'p> Plan<'p> {
     }
 
     /// Cuts the arguments that split into the same number of chunks.
+    ///
+    /// The first one leads. Arrays as long as it are cut as it is. Those of another length go with it only where the call
+    /// says how: with rows for both, or by items that lead, each of which gets its part of the array.
     pub(crate) fn divide(&mut self, workers: usize) -> Result<Division> {
-        if self.splits.is_empty() {
+        let Some(lead) = self.splits.first() else {
             return Ok(Division { count: 1, rows: 1, len: 1 });
-        }
+        };
         if self.splits.iter().any(|split| split.rows == Some(0)) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a chunk has at least one row, found .rows(0)"));
         }
-        let first = &self.splits[0];
-        let (leading_len, leading_rows) =
-            self.splits.iter().find_map(|split| Some((split.len, split.rows?))).unwrap_or_else(|| {
-                let pieces = workers.saturating_mul(CHUNKS_PER_WORKER).clamp(1, first.len.max(1));
-                (first.len, first.len.div_ceil(pieces).max(1))
-            });
-        let count = leading_len.div_ceil(leading_rows);
-        if count > super::control::MAX_CHUNKS {
+        let like_lead = self.splits.iter().filter(|split| split.len == lead.len);
+        let given = lead.rows.or_else(|| like_lead.filter_map(|split| split.rows).next());
+        let rows = given.unwrap_or_else(|| {
+            let pieces = workers.saturating_mul(CHUNKS_PER_WORKER).clamp(1, lead.len.max(1));
+            lead.len.div_ceil(pieces).max(1)
+        });
+        let division = Division { count: lead.len.div_ceil(rows), rows, len: lead.len };
+        if division.count > super::control::MAX_CHUNKS {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "a call has at most {} chunks, found {count}; take more rows a chunk",
-                    super::control::MAX_CHUNKS
+                    "a call has at most {} chunks, found {}; take more rows a chunk",
+                    super::control::MAX_CHUNKS,
+                    division.count
                 ),
             ));
         }
-        let mut first_rows = leading_rows;
-        for (position, split) in self.splits.iter().enumerate() {
-            let rows = split.rows.unwrap_or_else(|| {
-                if split.len == leading_len { leading_rows } else { split.len.div_ceil(count.max(1)).max(1) }
-            });
-            if split.len.div_ceil(rows) != count {
+        for split in &self.splits {
+            let rows = match split.rows {
+                None if lead.items => split.len.div_ceil(division.count.max(1)).max(1),
+                own if split.len == lead.len => own.unwrap_or(rows),
+                Some(own) if given.is_some() => own,
+                _ => return Err(unequal(lead, split)),
+            };
+            let count = split.len.div_ceil(rows);
+            if count != division.count {
                 return Err(Error::new(
                     ErrorKind::ShapeMismatch,
                     format!(
-                        "arguments that split have to come to the same number of chunks: {leading_len} rows by \
-                         {leading_rows} are {count}, but {} rows by {rows} are {}; set .rows(n)",
-                        split.len,
-                        split.len.div_ceil(rows)
+                        "arguments that split have to come to the same number of chunks: {} by {} are {}, but {} by \
+                         {rows} are {count}; set .rows(n)",
+                        lead.extent(),
+                        division.rows,
+                        division.count,
+                        split.extent(),
                     ),
                 ));
-            }
-            if position == 0 {
-                first_rows = rows;
             }
             if let Leaf::Array(leaf) = &mut self.leaves[split.leaf] {
                 leaf.split = Some((split.axis, rows));
             }
         }
-        Ok(Division { count, rows: first_rows, len: self.splits[0].len })
+        Ok(division)
     }
 
     /// Locks every block, in the one order in which all calls of all processes lock.
@@ -199,6 +214,19 @@ impl<'p> Plan<'p> {
             })
             .collect()
     }
+}
+
+/// Arguments of different lengths that nobody said how to pair: more likely a mistake than meant.
+#[cold]
+fn unequal(lead: &SplitUse, split: &SplitUse) -> Error {
+    let (len, which) = if split.items { (lead.extent(), "the array") } else { (lead.len.to_string(), "both") };
+    Error::new(
+        ErrorKind::ShapeMismatch,
+        format!(
+            "arguments that split have {len} and {}; set .rows(n) on {which} to pair chunks of different sizes",
+            split.extent()
+        ),
+    )
 }
 
 /// Values travel with the names of their fields, so that every attribute of serde works.

@@ -1,13 +1,15 @@
 //! What parent and worker say to each other.
 //!
+//! Calls go through the [control page](super::control). The socket carries what does not fit there, and descriptors:
+//!
 //! ```text
 //! parent                                  worker
 //! Welcome + control page ───────────────→
 //!
 //! Map + descriptors ────────────────────→ maps the block, keeps it          once a block and worker
-//! Call ─────────────────────────────────→ takes chunks from the control page
-//!        ←──────────────────── Outcomes   as they come, in batches
-//!        ←──────────── Outcomes, the last the worker touches nothing lent any more
+//! Call ─────────────────────────────────→ one too long for the page, or for a worker that comes late
+//!        ←──────────────────── Outcomes   what does not fit into its area of the page
+//!        ←───────────────────── Refused   in place of outcomes: it cannot run the call
 //!
 //! Forget ───────────────────────────────→ unmaps
 //!        ←─────────────────── Forgotten   where it was asked for
@@ -15,8 +17,9 @@
 //! (end of file) ────────────────────────→ exits
 //! ```
 //!
-//! A worker that cannot run a call says `Refused` in place of outcomes. Everything else that ends a worker is a death,
-//! which the parent learns from the pidfd; an end of file from a worker makes the parent kill it first.
+//! After each message its sender counts it on the page and rings, so that nobody looks into a socket for nothing.
+//! Everything else that ends a worker is a death, which the parent learns from the pidfd; an end of file from a worker
+//! makes the parent kill it first.
 //!
 //! One message is one packet. What does not fit in one travels in a memfd whose descriptor comes along.
 
@@ -38,9 +41,12 @@ use crate::sys::socket::{MAX_MESSAGE, Received, Socket};
 /// From the parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// Comes once, with the control page's descriptor.
+    /// Comes once, with the control page's descriptor, and is not counted. Calls up to `call` are not for this worker,
+    /// except by mail. It spins for so many nanoseconds before it sleeps.
     Welcome {
         workers: usize,
+        call: u64,
+        spin: u64,
     },
     /// Comes with the block's descriptor, and with the one that the parent locks it through where there is a lock.
     Map {
@@ -85,7 +91,7 @@ pub(crate) struct TaskAddress {
 /// From a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToParent {
-    Outcomes { call: u64, outcomes: Vec<(usize, Outcome)>, last: bool },
+    Outcomes { call: u64, outcomes: Vec<(usize, Outcome)> },
     Refused { call: u64, message: String },
     Forgotten,
 }
@@ -103,6 +109,43 @@ pub(crate) enum Outcome {
     },
     /// The task did not run, or its result could not be encoded.
     Broken(String),
+}
+
+/// Outcomes as they stand in a worker's area of the control page: each behind its length.
+pub(crate) fn encode_record(chunk: usize, outcome: &Outcome) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; RECORD_HEAD];
+    rmp_serde::encode::write(&mut bytes, &(chunk, outcome))
+        .map_err(|error| Error::new(ErrorKind::Serialization, "an outcome cannot be encoded").with_source(error))?;
+    let len = u32::try_from(bytes.len() - RECORD_HEAD).unwrap_or(u32::MAX);
+    bytes[..RECORD_HEAD].copy_from_slice(&len.to_ne_bytes());
+    Ok(bytes)
+}
+
+const RECORD_HEAD: usize = size_of::<u32>();
+
+/// The outcomes that stand in bytes of such an area; whole ones only.
+pub(crate) fn decode_records(mut bytes: &[u8]) -> Result<Vec<(usize, Outcome)>> {
+    let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
+    let mut outcomes = Vec::new();
+    while !bytes.is_empty() {
+        let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or_else(damaged)?;
+        let len = usize::try_from(u32::from_ne_bytes(*head)).map_err(|_| damaged())?;
+        let (record, rest) = rest.split_at_checked(len).ok_or_else(damaged)?;
+        outcomes.push(rmp_serde::from_slice(record).map_err(|error| damaged().with_source(error))?);
+        bytes = rest;
+    }
+    Ok(outcomes)
+}
+
+/// A call's description, for the control page.
+pub(crate) fn encode_call(call: &CallMessage) -> Result<Vec<u8>> {
+    rmp_serde::to_vec(call)
+        .map_err(|error| Error::new(ErrorKind::Serialization, "a call cannot be encoded").with_source(error))
+}
+
+/// What [`encode_call`] wrote.
+pub(crate) fn decode_call(bytes: &[u8]) -> Result<CallMessage> {
+    rmp_serde::from_slice(bytes).map_err(|error| Error::new(ErrorKind::Layout, "a call is damaged").with_source(error))
 }
 
 /// The first byte of a packet: where the message is.
@@ -176,14 +219,11 @@ mod tests {
         let (here, there) = Socket::pair().unwrap();
         for len in [10, MAX_MESSAGE, 3_000_000] {
             let sent: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
-            let message = ToParent::Outcomes {
-                call: 3,
-                outcomes: vec![(5, Outcome::Done(ByteBuf::from(sent.clone())))],
-                last: true,
-            };
+            let message =
+                ToParent::Outcomes { call: 3, outcomes: vec![(5, Outcome::Done(ByteBuf::from(sent.clone())))] };
             Packet::new(&message).unwrap().send(&here).unwrap();
             let (received, fds): (ToParent, _) = open(there.recv().unwrap().unwrap()).unwrap();
-            let ToParent::Outcomes { call: 3, outcomes, last: true } = received else { panic!("{received:?}") };
+            let ToParent::Outcomes { call: 3, outcomes } = received else { panic!("{received:?}") };
             let [(5, Outcome::Done(bytes))] = &*outcomes else { panic!("{outcomes:?}") };
             assert_eq!(**bytes, sent);
             assert!(fds.is_empty());

@@ -152,3 +152,32 @@ impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_finds_the_task_that_was_named_and_no_other() {
+        let task = TaskRef::new::<(), u32, Plain>(|(), _| 2);
+        let address = task.address().unwrap();
+        let found = TaskRef::find(TaskAddress { ..address }).unwrap();
+        assert_eq!((found.entry.run as usize, found.function), (task.entry.run as usize, task.function));
+
+        let other = TaskRef::new::<(), u64, Plain>(|(), _| 2).address().unwrap();
+        assert_ne!(other.types, address.types, "another result is another type");
+        for (wrong, why) in [
+            (TaskAddress { types: other.types, ..address }, "its types are others"),
+            (TaskAddress { entry: other.entry, ..address }, "its types are others"),
+            (TaskAddress { entry: address.entry + 8, ..address }, "its types are others"),
+            (TaskAddress { entry: address.entry + 1, ..address }, "outside the executable"),
+            (TaskAddress { entry: usize::MAX, ..address }, "outside the executable"),
+            (TaskAddress { function: usize::MAX - 3, ..address }, "outside the executable's code"),
+            (TaskAddress { function: address.entry, ..address }, "outside the executable's code"),
+        ] {
+            let error = TaskRef::find(wrong).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(why), "{error}, expected {why}");
+        }
+    }
+}

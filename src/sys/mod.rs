@@ -3,6 +3,7 @@
 pub(crate) mod exe;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod map;

@@ -171,6 +171,19 @@ pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
     }
 }
 
+/// Is the other end of a socket closed?
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    // Asked for nothing, the kernel reports a hang-up and errors all the same.
+    let mut polled = [PollFd::new(fd, PollFlags::empty())];
+    loop {
+        match ppoll(&mut polled, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
+            Err(Errno::EINTR) => {}
+            Err(_) | Ok(0) => return false,
+            Ok(_) => return true,
+        }
+    }
+}
+
 /// Waits until `fd` can be written to, or `other` is readable.
 pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
     let mut polled = [PollFd::new(fd, PollFlags::POLLOUT), PollFd::new(other, PollFlags::POLLIN)];

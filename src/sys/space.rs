@@ -58,13 +58,17 @@ pub(crate) fn check_file_size(size: usize) -> Result<()> {
     Err(no_room(size, &Room { free: limit, what, advice }))
 }
 
+/// Below so many bytes it does not pay to read what the machine and its control groups have left: that takes longer than
+/// making the block, and what such a block takes is less than the figures change in that time.
+const SMALL: usize = 1 << 20;
+
 /// A `NoSpace` error where `size` bytes in `place` do not fit what is free now.
 pub(crate) fn check(place: Place<'_>, size: usize) -> Result<()> {
     if let Place::Directory(dir) = place {
         check_inodes(dir)?;
     }
     let needed = round_to_pages(size).unwrap_or(size) as u64;
-    match rooms(place).into_iter().filter(|room| room.free < needed).min_by_key(|room| room.free) {
+    match rooms(place, size >= SMALL).into_iter().filter(|room| room.free < needed).min_by_key(|room| room.free) {
         Some(room) => Err(no_room(size, &room)),
         None => Ok(()),
     }
@@ -73,7 +77,7 @@ pub(crate) fn check(place: Place<'_>, size: usize) -> Result<()> {
 /// The error where the kernel said that `size` bytes do not fit, although they seemed to.
 #[cold]
 pub(crate) fn refused(place: Place<'_>, size: usize, errno: Errno) -> Error {
-    let tightest = rooms(place).into_iter().min_by_key(|room| room.free);
+    let tightest = rooms(place, true).into_iter().min_by_key(|room| room.free);
     let error = match tightest {
         Some(room) if errno == Errno::ENOSPC => no_room(size, &room),
         _ => Error::new(ErrorKind::NoSpace, format!("cannot reserve {}", Bytes(size as u64))),
@@ -89,12 +93,12 @@ fn no_room(size: usize, room: &Room) -> Error {
     Error::new(ErrorKind::NoSpace, format!("no room for {asked}: {free} free in {what}; {advice}, or ask for less"))
 }
 
-fn rooms(place: Place<'_>) -> Vec<Room> {
+fn rooms(place: Place<'_>, memory_too: bool) -> Vec<Room> {
     let mut rooms = Vec::new();
     if let Place::Directory(dir) = place {
         rooms.extend(file_system(dir));
     }
-    if place.is_memory() {
+    if memory_too && place.is_memory() {
         rooms.extend(machine());
         rooms.extend(control_groups());
     }

@@ -115,6 +115,11 @@ impl Peer {
         assert_eq!(self.child.wait().unwrap().signal(), Some(nix::libc::SIGKILL));
     }
 
+    /// Kills it with SIGKILL and waits for nothing.
+    pub(crate) fn signal_kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
     /// Waits for it to end by itself, well.
     #[track_caller]
     pub(crate) fn succeeded(mut self) {

@@ -28,6 +28,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// | [`Each(&items)`](Each) | its own item, one task an item |
 ///
 /// and tuples (up to eight), arrays and `Vec`s of these, nested. This trait is sealed.
+///
+/// Arguments that split come to the same number of chunks. The first of them leads: arrays as long as it are cut as it is.
+/// Another length is a [`ShapeMismatch`](crate::ErrorKind::ShapeMismatch) error, unless both have their rows set with
+/// `.rows(n)`, such as a mask of 21600 rows by 120 with tiles of 180 rows by 1, or the first one is [`Each`]: then an array is cut
+/// into as many chunks as there are items.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be handed to the tasks of a pool",
     label = "not an argument for tasks",
@@ -57,6 +62,13 @@ pub trait Args: sealed::Sealed {
 }
 
 mod sealed {
+    // The compiler reports this bound beside the one on `Args`: without the same words it would speak of a private trait.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot be handed to the tasks of a pool",
+        label = "not an argument for tasks",
+        note = "give `array.chunks_mut()`, `array.chunks()`, `&array`, `Param(&value)` or `Each(&items)`, \
+                or a tuple, array or `Vec` of these"
+    )]
     pub trait Sealed {}
 }
 use sealed::Sealed;

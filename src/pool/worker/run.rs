@@ -10,45 +10,48 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
-use crate::pool::protocol::{CallMessage, Outcome, ToParent};
+use crate::pool::control::RESULTS_LEN;
+use crate::pool::protocol::{CallMessage, Outcome, ToParent, encode_record};
 use crate::pool::task::TaskRef;
 use crate::sys::file::FileId;
 use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 
-/// Outcomes are sent when they come to so many bytes…
-const BATCH: usize = 16 * 1024;
-/// …or when the first of them is so old: the parent shows progress.
+/// The parent is rung at most so often while chunks go on: it shows progress.
 const LINGER: Duration = Duration::from_millis(5);
 
 impl Worker {
     /// Takes chunks of the call and runs them until there are none left. An error means that none was taken.
     pub(super) fn run(&self, call: &CallMessage) -> Result<()> {
-        let page =
-            self.page.as_ref().ok_or_else(|| Error::new(ErrorKind::Layout, "the control page did not arrive"))?;
         let task = TaskRef::find(call.task)?;
         let blocks = self.find_blocks(call)?;
         let _lent = note_lent(self.ids_of(call));
         let home = epoch();
-        let mut outcomes = Vec::new();
-        let (mut bytes, mut since) = (0, Instant::now());
-        while let Some(index) = page.take(self.index, call.call, call.count) {
+        let (mut written, mut since) = (0, Instant::now());
+        while let Some(index) = self.page.take(self.index, call.call, call.count) {
             let outcome = run_chunk(task, call, &blocks, index);
             if epoch() != home {
                 // A child that the task forked and that came back here: the worker itself will answer.
                 leave();
             }
-            bytes += size_of_outcome(&outcome);
-            outcomes.push((index, outcome));
-            if bytes >= BATCH || since.elapsed() >= LINGER {
-                let outcomes = std::mem::take(&mut outcomes);
-                self.say(&ToParent::Outcomes { call: call.call, outcomes, last: false });
-                (bytes, since) = (0, Instant::now());
+            self.report(call.call, index, outcome, &mut written);
+            if since.elapsed() >= LINGER {
+                self.page.parent_bell().ring();
+                since = Instant::now();
             }
         }
-        self.say(&ToParent::Outcomes { call: call.call, outcomes, last: true });
         Ok(())
+    }
+
+    /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
+    fn report(&self, call: u64, index: usize, outcome: Outcome, written: &mut usize) {
+        let large = size_of_outcome(&outcome) > RESULTS_LEN;
+        let fits = !large
+            && encode_record(index, &outcome).is_ok_and(|record| self.page.append(self.index, call, written, &record));
+        if !fits {
+            self.say(&ToParent::Outcomes { call, outcomes: vec![(index, outcome)] });
+        }
     }
 
     fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {
