@@ -80,12 +80,8 @@ pub use {bytemuck, ndarray};
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
-<<<<<<< HEAD
-pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
-=======
 pub use list::{ListIter, ShareableList, Value};
-pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
->>>>>>> main
+pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 

@@ -299,7 +299,7 @@ fn what_only_looks_like_a_ledger_is_left_alone() {
     fs::write(path("ndshm.other"), "not even that").unwrap();
 
     let mut killed = owner(test, "a b");
-    let ledger = path(&ledgers().into_iter().find(|name| name.len() == ".ndshm.0123456789abcdef".len()).unwrap());
+    let ledger = path(ledgers().into_iter().find(|name| name.len() == ".ndshm.0123456789abcdef".len()).unwrap());
     // A copy of a living owner's ledger is not locked by anyone.
     fs::copy(&ledger, path(".ndshm.copy")).unwrap();
     let good = fs::read(&ledger).unwrap();
@@ -464,7 +464,9 @@ fn blocks_that_live_survive_sweeps_of_other_processes() {
         return;
     }
     let mut sweepers: Vec<_> = (0..2).map(|_| Peer::start(test, "sweeps", "")).collect();
-    sweepers.iter_mut().for_each(|sweeper| sweeper.expect("begins"));
+    for sweeper in &mut sweepers {
+        sweeper.expect("begins");
+    }
     let rounds = std::env::var("NDSHM_SWEEP_ROUNDS").unwrap_or_else(|_| "1500".to_owned());
     let mut creators: Vec<_> =
         ["alone", "a"].map(|label| Peer::start(test, "creates", &format!("{rounds} {label}"))).into();

@@ -124,16 +124,11 @@ impl Draft {
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
         let named = |file: Unlinked, name: String| -> Result<_> {
-<<<<<<< HEAD
             let path = name::path_of(&name)?;
             let noted = Noted::new(&name, file.fd())?;
-            let fd = link(file, &path)?;
+            let fd = link(file, &path, LEFT_BEHIND)?;
             step();
             let owned = OwnedName::new(name.clone(), id, noted);
-=======
-            let fd = link(file, &name::path_of(&name)?, LEFT_BEHIND)?;
-            let owned = OwnedName::new(name.clone(), id);
->>>>>>> main
             Ok((fd, Whereabouts::Named(name), Some(owned)))
         };
         let (fd, whereabouts, owned) = match target {
@@ -167,7 +162,8 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
 }
 
 /// What can be done about a name that is taken.
-const LEFT_BEHIND: &str = "; if a program that is gone left it, remove it with SharedMemory::unlink_name";
+const LEFT_BEHIND: &str =
+    "; if a program that is gone left it, remove it with ndshm::prune or SharedMemory::unlink_name";
 
 fn link(file: Unlinked, path: &Path, advice: &str) -> Result<OwnedFd> {
     file.link(path).map_err(|errno| {
