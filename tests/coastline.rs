@@ -230,5 +230,8 @@ fn it_explains_itself() {
     let output = run(Path::new("."), &["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    assert!(["--mask FILE", "--workers N", "--out FILE"].iter().all(|option| help.contains(option)), "{help}");
+    assert!(
+        ["--mask FILE", "--workers N", "--out FILE", "|u1 or |b1"].iter().all(|option| help.contains(option)),
+        "{help}"
+    );
 }

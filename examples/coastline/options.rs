@@ -14,7 +14,8 @@ Surveys the world's coasts on a land mask in shared memory, with one worker proc
 Usage: coastline [--mask FILE] [--workers N] [--out FILE]
 
   --mask FILE    the mask, .npz (with an array `mask` and perhaps `lat`) or .npy; nonzero is ocean.
-                 180 x 360 cells or a multiple of it, from 90° N and 180° W on.
+                 Bytes or booleans (|u1 or |b1; `lat` is <f8), 180 x 360 cells or a multiple of it, from
+                 90° N and 180° W on.
                  By default the one under examples/data, 21600 x 43200
   --workers N    so many worker processes; by default one per CPU
   --out FILE     the map, a PNG; coastline.png by default

@@ -49,6 +49,7 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "{:<26}{tiles:>13}   of {}", "1° tiles with land", Grouped(180 * 360))?;
         writeln!(f)?;
         line(f, "map", format_args!("{}, {width} x {height} pixels", self.options.out.display()))?;
+        line(f, "", "by the land fraction of 1° tiles, ocean goes from dark to light blue, land from sand to green")?;
         let InPlace { first, again } = self.in_place;
         line(
             f,
@@ -59,6 +60,11 @@ impl fmt::Display for Report<'_> {
                 Time(again),
                 Time(self.copied),
             ),
+        )?;
+        line(
+            f,
+            "",
+            "in place: a call of the pool with the mask as its argument and nothing to do; socket: all bytes read",
         )?;
         match &self.memory {
             Ok(bytes) => line_end(
@@ -77,11 +83,11 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-fn line_end(f: &mut fmt::Formatter<'_>, name: &str, text: fmt::Arguments<'_>) -> fmt::Result {
+fn line_end(f: &mut fmt::Formatter<'_>, name: &str, text: impl fmt::Display) -> fmt::Result {
     write!(f, "{name:<14}{text}")
 }
 
-fn line(f: &mut fmt::Formatter<'_>, name: &str, text: fmt::Arguments<'_>) -> fmt::Result {
+fn line(f: &mut fmt::Formatter<'_>, name: &str, text: impl fmt::Display) -> fmt::Result {
     line_end(f, name, text)?;
     writeln!(f)
 }

@@ -23,8 +23,10 @@ use crate::{Error, ErrorKind, Result};
 /// The process that creates a named block owns the name and removes it when the handle is dropped, unless
 /// [`keep`](Self::keep) was called; whoever attaches owns nothing. Where that process is killed before, or ends without
 /// dropping the handle, the next process of the same user that creates its first named block removes the name, as does
-/// [`prune`](crate::prune). The memory itself is freed when the name is gone and the last process has dropped its handle. In a forked child a handle is no longer mapped: every call that needs the
-/// bytes is an [`ErrorKind::Closed`] error and dropping it does nothing.
+/// [`prune`](crate::prune). The memory itself is freed when the name is gone and the last process has dropped its handle.
+///
+/// In a forked child a handle is no longer mapped: every call that needs the bytes is an [`ErrorKind::Closed`] error and
+/// dropping it does nothing.
 ///
 /// A block that has a name can be cut short by anyone who may write it (`np.save` over it, `O_TRUNC`); the kernel
 /// then ends whichever process touches what is missing, with a bus error. Anonymous blocks are sealed against that.

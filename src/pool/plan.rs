@@ -157,8 +157,8 @@ impl<'p> Plan<'p> {
         if self.splits.iter().any(|split| split.rows == Some(0)) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a chunk has at least one row, found .rows(0)"));
         }
-        let like_lead = self.splits.iter().filter(|split| split.len == lead.len);
-        let given = lead.rows.or_else(|| like_lead.filter_map(|split| split.rows).next());
+        let mut like_lead = self.splits.iter().filter(|split| split.len == lead.len);
+        let given = lead.rows.or_else(|| like_lead.find_map(|split| split.rows));
         let rows = given.unwrap_or_else(|| {
             let pieces = workers.saturating_mul(CHUNKS_PER_WORKER).clamp(1, lead.len.max(1));
             lead.len.div_ceil(pieces).max(1)
