@@ -119,7 +119,6 @@ impl Draft {
     /// Gives the block its name, whole: `AlreadyExists` where the name is taken.
     pub(crate) fn publish(self) -> Result<SharedMemory> {
         let Self { file, lock, mapping, target } = self;
-        let id = file::identity(file.fd())?;
         let private = target == Target::Anonymous;
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
@@ -128,7 +127,7 @@ impl Draft {
             let noted = Noted::new(&name, file.fd())?;
             let fd = link(file, &path, LEFT_BEHIND)?;
             step();
-            let owned = OwnedName::new(name.clone(), id, noted);
+            let owned = OwnedName::new(name.clone(), noted);
             Ok((fd, Whereabouts::Named(name), Some(owned)))
         };
         let (fd, whereabouts, owned) = match target {

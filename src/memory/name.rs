@@ -1,13 +1,13 @@
 //! Names of blocks: which are allowed, and who removes them.
 
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::unlink;
 
-use crate::memory::ledger::{Noted, Removal, remove};
-use crate::sys::file::{self, FileId, SHM_DIR};
+use crate::memory::ledger::{Noted, Removal, remove, remove_open};
+use crate::sys::file::SHM_DIR;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::random::random_u64;
 use crate::{Error, ErrorKind, Result};
@@ -59,10 +59,9 @@ pub(crate) fn unlink_any(name: &str) -> Result<()> {
     }
 }
 
-/// Removes a name if it still is that block, which the caller has open.
-pub(crate) fn unlink_same(name: &str, id: FileId) -> Result<()> {
-    let path = path_of(name)?;
-    match remove(&path, |found| Ok(file::identity(found.as_fd())? == id))? {
+/// Removes a name if it still is the block behind `file`, through which nobody locks.
+pub(crate) fn unlink_same(name: &str, file: BorrowedFd<'_>) -> Result<()> {
+    match remove_open(&path_of(name)?, file)? {
         Removal::Removed => Ok(()),
         Removal::Another => Err(Error::new(
             ErrorKind::NotFound,
@@ -77,43 +76,37 @@ pub(crate) fn not_found(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no block named {name:?} in {SHM_DIR}"))
 }
 
-/// The duty to remove a name, which the process that made the block has. Dropped, it does so.
+/// The duty to remove a name, which the process that made the block has.
+///
+/// Its holder ends it by one of its two methods; only dropped, it would leave a name that nobody ever removes.
 #[derive(Debug)]
 pub(crate) struct OwnedName {
     name: String,
-    /// Only this block is removed, not what somebody else has put in its place.
-    id: FileId,
     /// Only the process that made the block removes it: a forked child has a copy of this.
     epoch: Epoch,
-    /// Until the name is gone or kept, it stands in this process's ledger. There until `drop`.
-    noted: Option<Noted>,
+    /// Until the name is gone or kept, it stands in this process's ledger.
+    noted: Noted,
 }
 
 impl OwnedName {
-    pub(crate) fn new(name: String, id: FileId, noted: Noted) -> Self {
-        Self { name, id, epoch: epoch(), noted: Some(noted) }
+    pub(crate) fn new(name: String, noted: Noted) -> Self {
+        Self { name, epoch: epoch(), noted }
     }
 
     /// Leaves the name where it is, and takes it out of the ledger: from here on no sweep removes it.
     pub(crate) fn forget(self) {
-        // Ends the lives of the parts without running `drop` below.
-        let mut this = std::mem::ManuallyDrop::new(self);
-        drop(std::mem::take(&mut this.name));
-        drop(this.noted.take());
+        drop(self.noted);
     }
-}
 
-impl Drop for OwnedName {
-    fn drop(&mut self) {
+    /// Removes the name, if it still is the block behind `file`.
+    pub(crate) fn remove(self, file: BorrowedFd<'_>) {
         if self.epoch != epoch() {
             return;
         }
         // Somebody else may have removed it; of another failure there is nobody to tell but the ledger.
-        let removed = unlink_same(&self.name, self.id);
-        if removed.is_err_and(|error| error.kind() != ErrorKind::NotFound)
-            && let Some(noted) = self.noted.take()
-        {
-            noted.leave();
+        match unlink_same(&self.name, file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => self.noted.leave(),
+            _ => drop(self.noted),
         }
     }
 }

@@ -50,12 +50,12 @@ use crate::{Error, ErrorKind, Result};
 #[doc(alias = "shm_open")]
 #[doc(alias = "mmap")]
 pub struct SharedMemory {
-    // Fields are dropped in this order: the name goes before the memory.
+    /// Ended before the memory goes.
     owned: Option<OwnedName>,
     pub(super) whereabouts: Whereabouts,
     pub(super) mapping: Mapping,
     pub(super) lock: LockHandle,
-    /// For reading headers and opening anew; never locked through.
+    /// For reading headers, opening anew and removing the name, which takes the only lock that it is used for.
     pub(super) file: OwnedFd,
     /// What `share_fd` has handed out; nobody of this process locks through it.
     shared: Option<OwnedFd>,
@@ -406,7 +406,7 @@ impl SharedMemory {
         let Whereabouts::Named(name) = &self.whereabouts else {
             return Err(Error::new(ErrorKind::NotFound, format!("{} has no name to remove", self.whereabouts)));
         };
-        let removed = name::unlink_same(name, file::identity(self.file.as_fd())?);
+        let removed = name::unlink_same(name, self.file.as_fd());
         if removed.as_ref().map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true) {
             self.keep();
             self.whereabouts = Whereabouts::Nameless;
@@ -483,6 +483,14 @@ impl SharedMemory {
     /// bus error here.
     pub(crate) fn read_header(&self, offset: usize, out: &mut [u8]) -> Result<usize> {
         file::read_at(self.file.as_fd(), offset, out)
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        if let Some(owned) = self.owned.take() {
+            owned.remove(self.file.as_fd());
+        }
     }
 }
 

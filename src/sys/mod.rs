@@ -2,6 +2,7 @@
 
 pub(crate) mod exe;
 pub(crate) mod file;
+pub(crate) mod flock;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;

@@ -85,7 +85,7 @@ impl LedgerFile {
         // To make a file shorter needs no room and heeds no limit. Nobody is there to be told of a failure.
         let _ = file::set_size(self.fd.as_fd(), 0);
         step();
-        let _ = super::remove::remove(&self.path, |found| Ok(file::identity(found.as_fd())? == self.id));
+        let _ = super::remove::remove_open(&self.path, self.fd.as_fd());
         step();
     }
 }

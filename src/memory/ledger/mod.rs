@@ -74,7 +74,7 @@ mod sweep;
 
 pub(crate) use owner::{Noted, sweep_once};
 pub use prune::{Pruned, PrunedBlock, prunable, prune};
-pub(crate) use remove::{Removal, remove};
+pub(crate) use remove::{Removal, remove, remove_open};
 pub(crate) use step::step;
 
 /// What the names of ledgers begin with; blocks cannot have such names.
