@@ -54,6 +54,11 @@
 //! memory is a [`NoSpace`](ErrorKind::NoSpace) error when it is created, not a bus error later: memory is reserved by
 //! default.
 //!
+//! # Who cleans up
+//!
+//! Anonymous memory goes with the last process that has it. A name in `/dev/shm` is removed by the process that created
+//! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`].
+//!
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
@@ -76,7 +81,7 @@ pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadG
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
-pub use memory::{HugePages, Reserve, SharedMemory, SharedMemoryOptions};
+pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 

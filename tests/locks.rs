@@ -11,8 +11,10 @@ mod reexec;
 use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::RwLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -388,12 +390,22 @@ fn a_descriptor_for_reading_alone_attaches_for_reading_alone() {
     drop(guard);
 }
 
-/// The locks that this process holds, as the kernel lists them.
+/// The locks that this process holds, as the kernel lists them; that on the ledger of its named blocks left out.
 fn kernel_locks() -> Vec<String> {
+    let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let ledgers: Vec<_> = reexec::all_shm_names()
+        .iter()
+        .filter(|name| name.starts_with(".ndshm."))
+        .map(|name| number(&Path::new("/dev/shm").join(name)))
+        .collect();
     let mut locks = Vec::new();
     for entry in fs::read_dir("/proc/self/fdinfo").unwrap() {
+        let entry = entry.unwrap();
+        if ledgers.contains(&number(&Path::new("/proc/self/fd").join(entry.file_name()))) {
+            continue;
+        }
         // The descriptor of this very directory is gone by now.
-        let Ok(info) = fs::read_to_string(entry.unwrap().path()) else { continue };
+        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
         locks.extend(info.lines().filter(|line| line.starts_with("lock:")).map(str::to_owned));
     }
     locks

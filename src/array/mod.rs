@@ -55,7 +55,8 @@ use crate::sys::lock::{Mode, Wait};
 ///
 /// An array without a name is anonymous memory that no other program can reach; the kernel frees it with the last
 /// handle, however that ends. A named one ([`options`](Self::options)) lies in `/dev/shm` and is removed when the handle
-/// that created it is dropped.
+/// that created it is dropped, unless [`keep`](Self::keep) was called; where its process was killed, by the next one of
+/// the same user that creates its first named array or calls [`prune`](crate::prune).
 ///
 /// Programs that do not take the lock, NumPy among them, are not held back by it: whoever writes from there while a
 /// guard is alive breaks what [`attach`](Self::attach) asks for. Python takes the same lock so:
@@ -243,7 +244,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     }
 
     /// Keeps the name of a named array when this handle is dropped: from here on somebody else removes it, with
-    /// [`SharedMemory::unlink_name`](crate::SharedMemory::unlink_name) or `rm`.
+    /// [`SharedMemory::unlink_name`](crate::SharedMemory::unlink_name) or `rm`; [`prune`](crate::prune) does not.
     pub fn keep(&mut self) {
         self.core.memory_mut().keep();
     }

@@ -4,6 +4,8 @@
 //! look whether it fits → file without a name → size → map → huge pages → reserve → populate → (contents) → publish
 //! ```
 //!
+//! A named one is written into the process's ledger just before it gets its name.
+//!
 //! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
 //! nothing behind.
 
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::SealFlag;
 
+use crate::memory::ledger::{self, Noted, step};
 use crate::memory::name::{self, OwnedName};
 use crate::memory::shared_memory::Whereabouts;
 use crate::memory::{Block, HugePages, LockHandle, Reserve, SharedMemory, SharedMemoryOptions};
@@ -69,6 +72,10 @@ fn create_file(target: &Target) -> Result<Unlinked> {
 
 impl Draft {
     pub(super) fn new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
+        if matches!(target, Target::Generated | Target::Named(_)) {
+            // What dead processes have left may have the name or the room that this one wants.
+            ledger::sweep_once();
+        }
         let place = target.place();
         let eager = options.reserve == Reserve::Now || options.populate || options.huge_pages != HugePages::Never;
         // Past this limit comes a signal that kills, for a file without contents too.
@@ -112,13 +119,15 @@ impl Draft {
     /// Gives the block its name, whole: `AlreadyExists` where the name is taken.
     pub(crate) fn publish(self) -> Result<SharedMemory> {
         let Self { file, lock, mapping, target } = self;
-        let id = file::identity(file.fd())?;
         let private = target == Target::Anonymous;
         // What can fail comes before the name, so that a failure leaves none behind.
         let lock = LockHandle::new(Block::open(lock, mapping.access(), private)?);
         let named = |file: Unlinked, name: String| -> Result<_> {
-            let fd = link(file, &name::path_of(&name)?, LEFT_BEHIND)?;
-            let owned = OwnedName::new(name.clone(), id);
+            let path = name::path_of(&name)?;
+            let noted = Noted::new(&name, file.fd())?;
+            let fd = link(file, &path, LEFT_BEHIND)?;
+            step();
+            let owned = OwnedName::new(name.clone(), noted);
             Ok((fd, Whereabouts::Named(name), Some(owned)))
         };
         let (fd, whereabouts, owned) = match target {
@@ -152,7 +161,8 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
 }
 
 /// What can be done about a name that is taken.
-const LEFT_BEHIND: &str = "; if a program that is gone left it, remove it with SharedMemory::unlink_name";
+const LEFT_BEHIND: &str =
+    "; if a program that is gone left it, remove it with ndshm::prune or SharedMemory::unlink_name";
 
 fn link(file: Unlinked, path: &Path, advice: &str) -> Result<OwnedFd> {
     file.link(path).map_err(|errno| {

@@ -1,11 +1,13 @@
 //! Names of blocks: which are allowed, and who removes them.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::unlink;
 
-use crate::sys::file::{self, FileId, SHM_DIR};
+use crate::memory::ledger::{Noted, Removal, remove, remove_open};
+use crate::sys::file::SHM_DIR;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::random::random_u64;
 use crate::{Error, ErrorKind, Result};
@@ -14,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 const RESERVED: &str = ".ndshm";
 
 /// The longest file name that Linux allows, in bytes.
-const MAX_LEN: usize = 255;
+pub(crate) const MAX_LEN: usize = 255;
 
 /// Where the block `name` lies, if that can be a name.
 pub(crate) fn path_of(name: &str) -> Result<PathBuf> {
@@ -43,23 +45,29 @@ pub(crate) fn generate() -> Result<String> {
 /// Removes a name, whatever block it is.
 pub(crate) fn unlink_any(name: &str) -> Result<()> {
     let path = path_of(name)?;
-    unlink(path.as_path()).map_err(|errno| match errno {
-        Errno::ENOENT => not_found(name),
-        Errno::EISDIR => Error::new(ErrorKind::Layout, format!("{} is a directory, expected a block", path.display())),
-        _ => Error::from_os(errno, format!("cannot remove {}", path.display())),
-    })
+    match remove(&path, |_| Ok(true))? {
+        Removal::Removed => Ok(()),
+        Removal::Gone => Err(not_found(name)),
+        // No regular file, so nothing that a block could take the place of unnoticed.
+        Removal::Another => unlink(path.as_path()).map_err(|errno| match errno {
+            Errno::ENOENT => not_found(name),
+            Errno::EISDIR => {
+                Error::new(ErrorKind::Layout, format!("{} is a directory, expected a block", path.display()))
+            }
+            _ => Error::from_os(errno, format!("cannot remove {}", path.display())),
+        }),
+    }
 }
 
-/// Removes a name if it still is that block.
-pub(crate) fn unlink_same(name: &str, id: FileId) -> Result<()> {
-    let path = path_of(name)?;
-    match file::identity_at(&path)? {
-        Some(found) if found == id => unlink_any(name),
-        Some(_) => Err(Error::new(
+/// Removes a name if it still is the block behind `file`, through which nobody locks.
+pub(crate) fn unlink_same(name: &str, file: BorrowedFd<'_>) -> Result<()> {
+    match remove_open(&path_of(name)?, file)? {
+        Removal::Removed => Ok(()),
+        Removal::Another => Err(Error::new(
             ErrorKind::NotFound,
             format!("the name {name:?} belongs to another block by now; this one's was removed"),
         )),
-        None => Err(not_found(name)),
+        Removal::Gone => Err(not_found(name)),
     }
 }
 
@@ -68,34 +76,37 @@ pub(crate) fn not_found(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no block named {name:?} in {SHM_DIR}"))
 }
 
-/// The duty to remove a name, which the process that made the block has. Dropped, it does so.
+/// The duty to remove a name, which the process that made the block has.
+///
+/// Its holder ends it by one of its two methods; only dropped, it would leave a name that nobody ever removes.
 #[derive(Debug)]
 pub(crate) struct OwnedName {
     name: String,
-    /// Only this block is removed, not what somebody else has put in its place.
-    id: FileId,
     /// Only the process that made the block removes it: a forked child has a copy of this.
     epoch: Epoch,
+    /// Until the name is gone or kept, it stands in this process's ledger.
+    noted: Noted,
 }
 
 impl OwnedName {
-    pub(crate) fn new(name: String, id: FileId) -> Self {
-        Self { name, id, epoch: epoch() }
+    pub(crate) fn new(name: String, noted: Noted) -> Self {
+        Self { name, epoch: epoch(), noted }
     }
 
-    /// Leaves the name where it is.
+    /// Leaves the name where it is, and takes it out of the ledger: from here on no sweep removes it.
     pub(crate) fn forget(self) {
-        // Ends the string's life without running `drop` below.
-        let mut this = std::mem::ManuallyDrop::new(self);
-        drop(std::mem::take(&mut this.name));
+        drop(self.noted);
     }
-}
 
-impl Drop for OwnedName {
-    fn drop(&mut self) {
-        if self.epoch == epoch() {
-            // Somebody else may have removed it; there is nobody to tell of another failure.
-            let _ = unlink_same(&self.name, self.id);
+    /// Removes the name, if it still is the block behind `file`.
+    pub(crate) fn remove(self, file: BorrowedFd<'_>) {
+        if self.epoch != epoch() {
+            return;
+        }
+        // Somebody else may have removed it; of another failure there is nobody to tell but the ledger.
+        match unlink_same(&self.name, file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => self.noted.leave(),
+            _ => drop(self.noted),
         }
     }
 }

@@ -21,9 +21,12 @@ use crate::{Error, ErrorKind, Result};
 /// `SharedArray`.
 ///
 /// The process that creates a named block owns the name and removes it when the handle is dropped, unless
-/// [`keep`](Self::keep) was called; whoever attaches owns nothing. The memory itself is freed when the name is gone and
-/// the last process has dropped its handle. In a forked child a handle is no longer mapped: every call that needs the
-/// bytes is an [`ErrorKind::Closed`] error and dropping it does nothing.
+/// [`keep`](Self::keep) was called; whoever attaches owns nothing. Where that process is killed before, or ends without
+/// dropping the handle, the next process of the same user that creates its first named block removes the name, as does
+/// [`prune`](crate::prune). The memory itself is freed when the name is gone and the last process has dropped its handle.
+///
+/// In a forked child a handle is no longer mapped: every call that needs the bytes is an [`ErrorKind::Closed`] error and
+/// dropping it does nothing.
 ///
 /// A block that has a name can be cut short by anyone who may write it (`np.save` over it, `O_TRUNC`); the kernel
 /// then ends whichever process touches what is missing, with a bus error. Anonymous blocks are sealed against that.
@@ -47,12 +50,12 @@ use crate::{Error, ErrorKind, Result};
 #[doc(alias = "shm_open")]
 #[doc(alias = "mmap")]
 pub struct SharedMemory {
-    // Fields are dropped in this order: the name goes before the memory.
+    /// Ended before the memory goes.
     owned: Option<OwnedName>,
     pub(super) whereabouts: Whereabouts,
     pub(super) mapping: Mapping,
     pub(super) lock: LockHandle,
-    /// For reading headers and opening anew; never locked through.
+    /// For reading headers, opening anew and removing the name, which takes the only lock that it is used for.
     pub(super) file: OwnedFd,
     /// What `share_fd` has handed out; nobody of this process locks through it.
     shared: Option<OwnedFd>,
@@ -353,7 +356,22 @@ impl SharedMemory {
     }
 
     /// Leaves the name where it is when this handle is dropped, for programs that come later; they, or
-    /// [`unlink_name`](Self::unlink_name), have to remove it. Does nothing for a block that this process does not own.
+    /// [`unlink_name`](Self::unlink_name), have to remove it. From here on it belongs to nobody, and
+    /// [`prune`](crate::prune) leaves it alone. Does nothing for a block that this process does not own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::SharedMemory;
+    ///
+    /// let mut memory = SharedMemory::create(8)?;
+    /// let name = memory.name().expect("created with a name").to_owned();
+    /// memory.keep();
+    /// drop(memory);
+    /// assert!(SharedMemory::attach(&name).is_ok());
+    /// SharedMemory::unlink_name(&name)?;
+    /// # Ok::<(), ndshm::Error>(())
+    /// ```
     pub fn keep(&mut self) {
         if let Some(owned) = self.owned.take() {
             owned.forget();
@@ -365,7 +383,8 @@ impl SharedMemory {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] where the block has no name, no longer has it, or the name is another block's by now;
-    /// [`ErrorKind::Permission`]; [`ErrorKind::Closed`] in a forked child.
+    /// [`ErrorKind::Permission`]; [`ErrorKind::WouldBlock`] where another process holds the block locked with `flock`, as
+    /// one does that removes it, for over a second; [`ErrorKind::Closed`] in a forked child.
     ///
     /// # Examples
     ///
@@ -387,7 +406,7 @@ impl SharedMemory {
         let Whereabouts::Named(name) = &self.whereabouts else {
             return Err(Error::new(ErrorKind::NotFound, format!("{} has no name to remove", self.whereabouts)));
         };
-        let removed = name::unlink_same(name, file::identity(self.file.as_fd())?);
+        let removed = name::unlink_same(name, self.file.as_fd());
         if removed.as_ref().map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true) {
             self.keep();
             self.whereabouts = Whereabouts::Nameless;
@@ -399,7 +418,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Permission`].
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Permission`]; [`ErrorKind::WouldBlock`] as for
+    /// [`unlink`](Self::unlink).
     #[doc(alias = "shm_unlink")]
     pub fn unlink_name(name: &str) -> Result<()> {
         name::unlink_any(name)
@@ -463,6 +483,14 @@ impl SharedMemory {
     /// bus error here.
     pub(crate) fn read_header(&self, offset: usize, out: &mut [u8]) -> Result<usize> {
         file::read_at(self.file.as_fd(), offset, out)
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        if let Some(owned) = self.owned.take() {
+            owned.remove(self.file.as_fd());
+        }
     }
 }
 

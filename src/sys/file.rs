@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, open, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
-use nix::unistd::{ftruncate, linkat, unlink};
+use nix::unistd::{ftruncate, geteuid, linkat, unlink};
 
 use crate::sys::map::Access;
 use crate::sys::random::random_u64;
@@ -62,6 +62,83 @@ pub(crate) fn open_existing(path: &Path, access: Access, links: Links) -> Result
             Ok(fd)
         }
         Err(errno) => Err(open_error(errno, path, access, links)),
+    }
+}
+
+/// What a name stands for, for who wants to lock it.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A regular file.
+    File(OwnedFd),
+    /// A regular file that this user may neither read nor write: it can be looked at, but not locked.
+    Closed(OwnedFd),
+    NotAFile,
+    Nothing,
+}
+
+/// Opens a regular file in whatever way its mode allows.
+pub(crate) fn open_to_lock(path: &Path) -> Result<Found> {
+    let failed = |errno| Error::from_os(errno, format!("cannot open {}", path.display()));
+    match lstat(path) {
+        Ok(stat) if file_type(&stat) == SFlag::S_IFREG => {}
+        Ok(_) => return Ok(Found::NotAFile),
+        Err(Errno::ENOENT) => return Ok(Found::Nothing),
+        Err(errno) => return Err(failed(errno)),
+    }
+    for access in [OFlag::O_RDONLY, OFlag::O_WRONLY, OFlag::O_PATH] {
+        let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW;
+        let fd = match retry(|| open(path, flags, Mode::empty())) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(Found::Nothing),
+            Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Found::NotAFile),
+            Err(Errno::EACCES) => continue,
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE)) => {
+                return Err(descriptors_error(errno, &format!("open {}", path.display())));
+            }
+            Err(errno) => return Err(failed(errno)),
+        };
+        return Ok(match file_type(&stat_of(fd.as_fd())?) {
+            SFlag::S_IFREG if access == OFlag::O_PATH => Found::Closed(fd),
+            SFlag::S_IFREG => Found::File(fd),
+            _ => Found::NotAFile,
+        });
+    }
+    Err(failed(Errno::EACCES))
+}
+
+/// Whether this user's processes alone can have written a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Own,
+    /// This user's, but others could have had their hands in it: how is the end of a sentence.
+    Doubtful(&'static str),
+    /// Another user's, or no regular file.
+    Foreign,
+    Nothing,
+}
+
+pub(crate) fn trust(fd: BorrowedFd<'_>) -> Result<Trust> {
+    Ok(trust_in(&stat_of(fd)?))
+}
+
+/// The same, without opening it.
+pub(crate) fn trust_at(path: &Path) -> Result<Trust> {
+    match lstat(path) {
+        Ok(stat) => Ok(trust_in(&stat)),
+        Err(Errno::ENOENT) => Ok(Trust::Nothing),
+        Err(errno) => Err(Error::from_os(errno, format!("cannot inspect {}", path.display()))),
+    }
+}
+
+fn trust_in(stat: &FileStat) -> Trust {
+    if file_type(stat) != SFlag::S_IFREG || stat.st_uid != geteuid().as_raw() {
+        return Trust::Foreign;
+    }
+    match (stat.st_mode & 0o022, stat.st_nlink) {
+        (0, 1) => Trust::Own,
+        (0, 0) => Trust::Nothing,
+        (0, _) => Trust::Doubtful("has several names"),
+        _ => Trust::Doubtful("can be written by other users"),
     }
 }
 
@@ -172,6 +249,19 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, offset: usize, out: &mut [u8]) -> Resu
         }
     }
     Ok(done)
+}
+
+/// Writes all of `bytes`. Look at `RLIMIT_FSIZE` first: going past it is a signal that kills.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let at = to_off_t(offset + done).map_err(|_| Errno::EFBIG)?;
+        match retry(|| nix::sys::uio::pwrite(fd, rest, at))? {
+            0 => return Err(Errno::ENOSPC),
+            n => done += n,
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {

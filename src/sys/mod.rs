@@ -2,8 +2,10 @@
 
 pub(crate) mod exe;
 pub(crate) mod file;
+pub(crate) mod flock;
 pub(crate) mod fork;
 pub(crate) mod futex;
+pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
@@ -11,3 +13,4 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod space;
+pub(crate) mod stamp;

@@ -1,0 +1,181 @@
+//! Other processes' ledgers: which to believe, whose owner is dead, and what may go.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::PREFIX;
+use super::format::{Damage, Entry, Head, MAX_SLOTS, SLOT};
+use super::prune::{Pruned, PrunedBlock};
+use super::remove::{Removal, remove};
+use super::step::step;
+use crate::memory::name;
+use crate::sys::file::{self, Found, Links, SHM_DIR, Trust};
+use crate::sys::identity::Identity;
+use crate::sys::lock::{self, Mode, Wait};
+use crate::sys::map::Access;
+use crate::{Error, ErrorKind, Result};
+
+/// What to do with what dead processes have left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Remove,
+    Tell,
+}
+
+/// Goes through all ledgers of this user.
+pub(super) fn sweep(act: Act) -> Result<Pruned> {
+    let mut pruned = Pruned::default();
+    let entries = fs::read_dir(SHM_DIR).map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
+        if is_ledger_name(&entry.file_name())
+            && let Err(error) = sweep_ledger(&entry.path(), act, &mut pruned)
+        {
+            pruned.problems.push(error);
+        }
+    }
+    Ok(pruned)
+}
+
+fn is_ledger_name(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX.as_bytes())
+}
+
+fn sweep_ledger(path: &Path, act: Act, pruned: &mut Pruned) -> Result<()> {
+    // Asked before it is opened: to open what others have planted can have effects.
+    match file::trust_at(path)? {
+        Trust::Own => {}
+        // Not a regular file, another user's, or gone by now.
+        Trust::Foreign | Trust::Nothing => return Ok(()),
+        Trust::Doubtful(why) => return Err(distrusted(path, why)),
+    }
+    let ledger = match file::open_existing(path, Access::ReadWrite, Links::Refuse) {
+        Ok(ledger) => ledger,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Between the two looks it may have become another file.
+    match file::trust(ledger.as_fd())? {
+        Trust::Own => {}
+        Trust::Foreign | Trust::Nothing => return Ok(()),
+        Trust::Doubtful(why) => return Err(distrusted(path, why)),
+    }
+    step();
+    let locked = lock::lock(ledger.as_fd(), Mode::Exclusive, Wait::No, false)?;
+    if !locked && !owner_has_ended(ledger.as_fd()) {
+        return Ok(());
+    }
+    let identity = Identity::of(ledger.as_fd())?;
+    // An owner that ended in peace removed its ledger before it let go of the lock.
+    if file::identity_at(path)? != Some(identity.id) {
+        return Ok(());
+    }
+    let Some((head, entries)) = read(ledger.as_fd(), &identity).map_err(|why| why.into_error(path))? else {
+        // Retired: its owner was killed after it had made it say nothing.
+        return settle(path, &identity, act);
+    };
+
+    let mut settled = true;
+    for entry in entries {
+        match sweep_block(&entry, head.owner.pid, act) {
+            Ok(None) => {}
+            Ok(Some(block)) => pruned.blocks.push(block),
+            // It stays in the ledger, and is found again.
+            Err(error) => {
+                settled = false;
+                pruned.problems.push(error);
+            }
+        }
+    }
+    if settled { settle(path, &identity, act) } else { Ok(()) }
+}
+
+/// Removes a ledger that has nothing more to say.
+fn settle(path: &Path, identity: &Identity, act: Act) -> Result<()> {
+    if act == Act::Remove {
+        step();
+        remove(path, |found| Ok(Identity::of(found.as_fd())? == *identity))?;
+    }
+    Ok(())
+}
+
+/// The lock is held, but a child that the owner forked holds it as well: is the owner itself dead?
+fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
+    let mut slot = [0; SLOT];
+    matches!(file::read_at(ledger, 0, &mut slot), Ok(SLOT))
+        && Head::parse(&slot).is_ok_and(|head| head.owner.has_ended())
+}
+
+fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<PrunedBlock>> {
+    let path = name::path_of(&entry.name)?;
+    // Only regular files of this user are opened.
+    if !matches!(file::trust_at(&path)?, Trust::Own | Trust::Doubtful(_)) {
+        return Ok(None);
+    }
+    let is_it = |found: &OwnedFd| -> Result<bool> {
+        let own = !matches!(file::trust(found.as_fd())?, Trust::Foreign);
+        Ok(own && Identity::of(found.as_fd())? == entry.identity)
+    };
+    let size = match file::open_to_lock(&path)? {
+        Found::File(found) | Found::Closed(found) if is_it(&found)? => file::size(found.as_fd())?,
+        _ => return Ok(None),
+    };
+    let block = PrunedBlock { name: entry.name.clone(), size, owner: (owner != 0).then_some(owner) };
+    match act {
+        Act::Tell => Ok(Some(block)),
+        Act::Remove => Ok((remove(&path, is_it)? == Removal::Removed).then_some(block)),
+    }
+}
+
+/// Why a ledger could not be read.
+enum Unread {
+    Damaged(Damage),
+    Failed(Error),
+}
+
+impl Unread {
+    fn into_error(self, path: &Path) -> Error {
+        match self {
+            Self::Damaged(why) => distrusted(path, why),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+fn distrusted(path: &Path, why: &str) -> Error {
+    let message =
+        format!("the ledger {} {why}; what it names was left alone: look at it and remove it by hand", path.display());
+    Error::new(ErrorKind::Layout, message)
+}
+
+/// All of a ledger, or nothing where it is empty. One bad slot, and none is believed.
+fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option<(Head, Vec<Entry>)>, Unread> {
+    let size = file::size(ledger).map_err(Unread::Failed)?;
+    if size == 0 {
+        return Ok(None);
+    }
+    let slots = usize::try_from(size).ok().filter(|size| size.is_multiple_of(SLOT)).map(|size| size / SLOT);
+    let Some(slots) = slots.filter(|&slots| slots <= 1 + MAX_SLOTS) else {
+        return Err(Unread::Damaged("has a size that a ledger cannot have"));
+    };
+    let slot_at = |index: usize| {
+        let mut slot = [0; SLOT];
+        match file::read_at(ledger, index * SLOT, &mut slot) {
+            Ok(SLOT) => Ok(slot),
+            Ok(_) => Err(Unread::Damaged("was cut short while it was read")),
+            Err(error) => Err(Unread::Failed(error)),
+        }
+    };
+    let head = Head::parse(&slot_at(0)?).map_err(Unread::Damaged)?;
+    if head.identity != *identity {
+        return Err(Unread::Damaged("is a copy of another one"));
+    }
+    let mut entries = Vec::new();
+    for index in 1..slots {
+        entries.extend(Entry::parse(&slot_at(index)?).map_err(Unread::Damaged)?);
+    }
+    Ok(Some((head, entries)))
+}
