@@ -240,7 +240,7 @@ impl Pool {
 
     /// How to make a pool of another size or with another environment.
     pub fn builder() -> PoolBuilder {
-        PoolBuilder { workers: None, env: Vec::new(), spin: DEFAULT_SPIN }
+        PoolBuilder { workers: None, env: Vec::new(), spin: None }
     }
 
     /// A pool without processes: tasks run here, one after another. For debuggers, tests, libraries and small data; needs
@@ -393,7 +393,7 @@ impl fmt::Debug for Pool {
 pub struct PoolBuilder {
     workers: Option<usize>,
     env: Vec<(OsString, Option<OsString>)>,
-    spin: Duration,
+    spin: Option<Duration>,
 }
 
 /// Long enough for calls that follow one another closely, too short to be seen in `top`.
@@ -401,10 +401,11 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(10);
 
 impl PoolBuilder {
     /// For how long workers that wait for a call, and a call that waits for its workers, look again and again before they
-    /// sleep; 10 µs by default. Spinning answers in about a microsecond what takes several after a sleep, and keeps a CPU
-    /// busy meanwhile: worth it where calls follow one another within that time and there are CPUs to spare.
+    /// sleep; by default 10 µs, and not at all where this process has one CPU. Spinning keeps a CPU busy, and saves the
+    /// sleep and the waking, which take longer than all the rest of a small call: worth it where calls follow one another
+    /// within that time and there are CPUs to spare.
     pub fn spin(mut self, spin: Duration) -> Self {
-        self.spin = spin;
+        self.spin = Some(spin);
         self
     }
 
@@ -441,17 +442,24 @@ impl PoolBuilder {
                     format!("a pool has 1 to {MOST} workers, found {workers}"),
                 ));
             }
-            None => std::thread::available_parallelism().map_or(1, usize::from).min(MOST),
+            None => cpus().min(MOST),
         };
+        // On one CPU whoever spins keeps the one that it waits for from running.
+        let spin = self.spin.unwrap_or(if cpus() > 1 { DEFAULT_SPIN } else { Duration::ZERO });
         let shared = Shared {
             epoch: epoch(),
             workers,
-            crew: Mutex::new(Crew::start(workers, self.env, self.spin)?),
+            crew: Mutex::new(Crew::start(workers, self.env, spin)?),
             caller: AtomicU64::new(0),
             forgotten: Mutex::default(),
         };
         Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
     }
+}
+
+/// The CPUs that this process may use, by its affinity and its control group.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The crew while a call has it. Tells the workers what they may unmap when it comes and goes.
