@@ -8,6 +8,7 @@
 //! | `start` | a copy of the program becomes a worker |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `watch` | the thread that hears of workers' deaths |
 //! | `worker` | the worker's side |
 //! | `serial` | the same calls without worker processes |
 
