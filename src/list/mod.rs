@@ -141,6 +141,7 @@ impl ShareableList {
     /// # Ok::<(), ndshm::Error>(())
     /// ```
     #[doc(alias = "__getitem__")]
+    #[inline]
     pub fn get(&self, index: usize) -> Result<Value> {
         let words = self.words()?;
         if let Some(value) = self.layout.place(index).and_then(|place| item::glance(words, place)) {

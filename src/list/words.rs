@@ -19,6 +19,7 @@ pub(super) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    #[inline]
     pub(super) fn of(mapping: &'a Mapping) -> Result<Self> {
         if mapping.is_here() {
             return Ok(Self { mapping });

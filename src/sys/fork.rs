@@ -20,6 +20,7 @@ static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The epoch of the calling process.
+#[inline]
 pub(crate) fn epoch() -> Epoch {
     let Some(word) = WORD.get_or_init(wiped_word) else {
         return Epoch(u64::from(std::process::id()));

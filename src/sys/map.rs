@@ -73,6 +73,7 @@ enum Region {
 }
 
 impl Region {
+    #[inline]
     fn ptr(&self) -> *mut u8 {
         match self {
             Self::Plain(map) => map.as_mut_ptr(),
@@ -106,6 +107,7 @@ impl Mapping {
     }
 
     /// The first byte; aligned to a page at least.
+    #[inline]
     pub(crate) fn ptr(&self) -> NonNull<u8> {
         debug_assert!(!self.region.ptr().is_null());
         // SAFETY: a successful mmap without MAP_FIXED at 0 never returns the null address.
@@ -113,6 +115,7 @@ impl Mapping {
     }
 
     /// Bytes, as asked.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -127,6 +130,7 @@ impl Mapping {
     }
 
     /// Whether this process is the one that mapped it; a forked child has no such pages.
+    #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.epoch == epoch()
     }
