@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
-use common::{BlocksLeft, unique_name};
+use common::{BlocksLeft, assert_kind, unique_name};
 use ndarray::{Array, ArrayD, Axis, Dimension, Ix0, Ix1, Ix2, Ix3, IxDyn, ShapeBuilder, arr0, s};
 use ndshm::{ErrorKind, FrozenArray, HugePages, ReadGuard, Reserve, SharedArray, SharedMemory, WriteGuard};
 
@@ -25,16 +25,6 @@ fn attach<T: Pod, D: Dimension>(name: &str) -> ndshm::Result<SharedArray<T, D>> 
 
 fn path(name: &str) -> PathBuf {
     Path::new("/dev/shm").join(name)
-}
-
-#[track_caller]
-fn assert_kind<T>(result: ndshm::Result<T>, kind: ErrorKind, words: &[&str]) {
-    let Err(error) = result else { panic!("it succeeded, expected {kind:?}") };
-    assert_eq!(error.kind(), kind, "{error}");
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing in: {message}");
-    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PythonProcess, python, unique_name};
+use common::{PythonProcess, assert_kind, python, unique_name};
 use ndarray::{Array2, Ix1, Ix2, Ix3, ShapeBuilder, array};
 use ndshm::{ErrorKind, FrozenArray, SharedArray, SharedMemory};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -41,16 +41,6 @@ fn seals_of(fd: BorrowedFd<'_>) -> SealFlag {
 
 fn frozen_seals() -> SealFlag {
     SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
-}
-
-#[track_caller]
-fn assert_kind<T: std::fmt::Debug>(result: ndshm::Result<T>, kind: ErrorKind, words: &[&str]) {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), kind, "{error}");
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing in: {message}");
-    }
 }
 
 /// Asks for a shared mapping of the first page with the right to write.

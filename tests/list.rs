@@ -6,7 +6,7 @@
 mod common;
 mod reexec;
 
-use common::{BlocksLeft, unique_name};
+use common::{BlocksLeft, assert_kind, unique_name};
 use ndshm::{ErrorKind, ShareableList, SharedMemory, Value, shareable_list};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -21,16 +21,6 @@ fn bytes_of(memory: &SharedMemory) -> Vec<u8> {
     let mut bytes = vec![0xee; memory.size()];
     memory.read_at(0, &mut bytes).unwrap();
     bytes
-}
-
-#[track_caller]
-fn assert_kind<T: std::fmt::Debug>(result: ndshm::Result<T>, kind: ErrorKind, words: &[&str]) {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), kind, "{error}");
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing in: {message}");
-    }
 }
 
 fn any_value() -> impl Strategy<Value = Value> {

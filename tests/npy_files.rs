@@ -6,19 +6,9 @@ mod common;
 
 use std::fs;
 
-use common::unique_name;
+use common::{assert_kind, unique_name};
 use ndarray::{Array, Array2, Ix1, Ix2, ShapeBuilder};
 use ndshm::{ErrorKind, SharedArray};
-
-#[track_caller]
-fn assert_kind<T>(result: ndshm::Result<T>, kind: ErrorKind, words: &[&str]) {
-    let Err(error) = result else { panic!("it succeeded, expected {kind:?}") };
-    assert_eq!(error.kind(), kind, "{error}");
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing in: {message}");
-    }
-}
 
 #[test]
 fn npy_files_are_made_in_place_and_never_over_another() {

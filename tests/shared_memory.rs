@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "fork and setuid")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod common;
 mod reexec;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::assert_kind;
 use ndshm::{ErrorKind, HugePages, Reserve, SharedMemory};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
@@ -34,16 +36,6 @@ fn bytes_of(memory: &SharedMemory) -> Vec<u8> {
     let mut bytes = vec![0xee; memory.size()];
     memory.read_at(0, &mut bytes).unwrap();
     bytes
-}
-
-#[track_caller]
-fn assert_kind<T: std::fmt::Debug>(result: ndshm::Result<T>, kind: ErrorKind, words: &[&str]) {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), kind, "{error}");
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing in: {message}");
-    }
 }
 
 /// Removes what a test has planted, also when it fails.
