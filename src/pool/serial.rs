@@ -1,16 +1,12 @@
 //! A call without worker processes: the same plan, locks, chunks and errors, run here.
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use super::args::{Cursor, MappedBlock};
 use super::call::poison_where_cut_short;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
-use super::protocol::Outcome;
 use super::tally::{Noted, Settled, Tally};
-use super::task::TaskRef;
-use super::worker::message_of;
+use super::task::{TaskRef, outcome_of};
 use crate::error::Result;
 
 pub(super) fn run(
@@ -28,19 +24,13 @@ pub(super) fn run(
     let mut tally = Tally::new(division);
     for index in 0..division.count {
         let chunk = Chunk::new(index, division);
-        let ran = catch_unwind(AssertUnwindSafe(|| {
+        let run = || {
             let mut cursor = Cursor::new(&plan.leaves, &blocks, index);
             // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`,
             // and chunks run one after another.
             unsafe { task.run(&mut cursor, &chunk) }
-        }));
-        let outcome = ran.unwrap_or_else(|payload| {
-            let message = message_of(&*payload);
-            // A payload whose own drop panics must not get away.
-            std::mem::forget(payload);
-            Outcome::Panicked { message, place: None }
-        });
-        if tally.note(index, outcome) != Noted::Done {
+        };
+        if tally.note(index, outcome_of(run, || None)) != Noted::Done {
             break;
         }
         progress(tally.progress());

@@ -8,8 +8,10 @@
 //! in a plugin or a dynamic library, is refused in the parent already.
 #![expect(unsafe_code, reason = "turns an address that was checked back into a function")]
 
+use std::any::Any;
 use std::fmt::Display;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 
@@ -151,6 +153,25 @@ impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
             Err(error) => Outcome::Failed(format!("{error:#}")),
         }
     }
+}
+
+/// What `run` comes to. A panic in it is an outcome as well, whose place `place` may know.
+pub(crate) fn outcome_of(run: impl FnOnce() -> Outcome, place: impl FnOnce() -> Option<String>) -> Outcome {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        let message = message_of(&*payload);
+        // A payload whose own drop panics must not get away.
+        std::mem::forget(payload);
+        Outcome::Panicked { message, place: place() }
+    })
+}
+
+/// What a panic said.
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 #[cfg(test)]

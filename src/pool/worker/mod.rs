@@ -3,8 +3,6 @@
 mod panics;
 mod run;
 
-pub(super) use panics::message_of;
-
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,6 +1,5 @@
 //! Where a task panicked: the panic hook sees the place, `catch_unwind` only the payload.
 
-use std::any::Any;
 use std::cell::RefCell;
 
 thread_local! {
@@ -21,13 +20,4 @@ pub(super) fn record() {
 /// The place of the last panic of this thread.
 pub(super) fn take_place() -> Option<String> {
     PLACE.take()
-}
-
-/// What a panic said.
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
 }

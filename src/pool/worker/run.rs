@@ -1,7 +1,6 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::{Worker, panics};
@@ -12,7 +11,7 @@ use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::control::RESULTS_LEN;
 use crate::pool::protocol::{CallMessage, Outcome, ToParent, encode_record};
-use crate::pool::task::TaskRef;
+use crate::pool::task::{TaskRef, outcome_of};
 use crate::sys::file::FileId;
 use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
@@ -85,19 +84,14 @@ fn run_chunk(task: TaskRef, call: &CallMessage, blocks: &[MappedBlock<'_>], inde
     let chunk = Chunk::new(index, call.division());
     // What an earlier task caught itself.
     let _ = panics::take_place();
-    let ran = catch_unwind(AssertUnwindSafe(|| {
+    let run = || {
         let mut cursor = Cursor::new(&call.leaves, blocks, index);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the chunk was
         // taken from the control page by this worker alone.
         unsafe { task.run(&mut cursor, &chunk) }
-    }));
-    ran.unwrap_or_else(|payload| {
-        let message = panics::message_of(&*payload);
-        // A payload whose own drop panics must not get away.
-        std::mem::forget(payload);
-        Outcome::Panicked { message, place: panics::take_place() }
-    })
+    };
+    outcome_of(run, panics::take_place)
 }
 
 fn size_of_outcome(outcome: &Outcome) -> usize {
