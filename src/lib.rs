@@ -72,6 +72,7 @@ mod layout;
 mod list;
 mod memory;
 mod pool;
+mod start;
 mod sys;
 
 /// The crates whose types stand in this one's signatures, in the versions that fit.
@@ -82,8 +83,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
-pub use pool::start::init::{__init_before_main, init};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
+pub use start::init::{__init_before_main, init};
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]

@@ -5,7 +5,6 @@
 //! | `args` | what a task can be given, and how it gets it |
 //! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
-//! | `start` | a copy of the program becomes a worker |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `watch` | the thread that hears of workers' deaths |
@@ -21,7 +20,6 @@ pub(crate) mod plan;
 mod protocol;
 mod running;
 mod serial;
-pub(crate) mod start;
 mod tally;
 mod task;
 mod watch;

@@ -13,8 +13,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::control::ControlPage;
-use super::start::spawn::WorkerProcess;
 use crate::error::{Error, Result};
+use crate::start::spawn::WorkerProcess;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::process::without_signals;
 

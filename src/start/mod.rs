@@ -1,5 +1,7 @@
 //! How a copy of the running program becomes a worker.
 //!
+//! Pools and managers both start such copies, so this lies beside them.
+//!
 //! ```text
 //! parent                                              worker
 //! a thread that lives as long as the process:
