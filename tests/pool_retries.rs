@@ -2,7 +2,6 @@
 //! replaced, and what comes out is whole or an error that says how often it was tried.
 #![allow(clippy::unwrap_used, reason = "helpers of tests and tasks")]
 #![allow(clippy::single_range_in_vec_init, reason = "rows that were not finished are a list of ranges")]
-#![expect(unsafe_code, reason = "init_before_main")]
 
 mod workers;
 
