@@ -59,15 +59,32 @@ pub(crate) enum ToWorker {
 pub(crate) struct CallMessage {
     pub(crate) call: u64,
     pub(crate) task: TaskAddress,
+    /// Chunks that the arguments are cut into.
     pub(crate) count: usize,
     pub(crate) rows: usize,
     pub(crate) len: usize,
     /// Serial and whether it is written, by slot.
     pub(crate) blocks: Vec<(u64, bool)>,
     pub(crate) leaves: Vec<Leaf>,
+    /// The chunks that are handed out, by ticket, where that is not each of them: those that are left after a round in
+    /// which workers died.
+    pub(crate) left: Option<Vec<usize>>,
 }
 
 impl CallMessage {
+    /// How many chunks are handed out.
+    pub(crate) fn tickets(&self) -> usize {
+        self.left.as_ref().map_or(self.count, Vec::len)
+    }
+
+    /// The chunk that a ticket stands for.
+    pub(crate) fn chunk_of(&self, ticket: usize) -> Option<usize> {
+        match &self.left {
+            Some(left) => left.get(ticket).copied(),
+            None => (ticket < self.count).then_some(ticket),
+        }
+    }
+
     pub(crate) fn division(&self) -> Division {
         Division { count: self.count, rows: self.rows, len: self.len }
     }
