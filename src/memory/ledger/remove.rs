@@ -31,11 +31,25 @@ pub(crate) enum Removal {
     Another,
 }
 
+/// When a remover that begins now gives up.
+pub(super) fn patience() -> Instant {
+    Instant::now() + PATIENCE
+}
+
 /// Removes `path` if `is_it` says so of the file behind it.
 ///
 /// # Errors
 /// `WouldBlock` where another remover holds the file for longer than a moment.
 pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> Result<Removal> {
+    remove_until(patience(), path, is_it)
+}
+
+/// The same, with an end to its patience that many removals share.
+pub(super) fn remove_until(
+    deadline: Instant,
+    path: &Path,
+    is_it: impl Fn(&OwnedFd) -> Result<bool>,
+) -> Result<Removal> {
     loop {
         let file = match file::open_to_lock(path)? {
             Found::File(file) => file,
@@ -48,7 +62,7 @@ pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> R
         if !is_it(&file)? {
             return Ok(Removal::Another);
         }
-        match remove_open(path, file.as_fd())? {
+        match remove_locked(deadline, path, file.as_fd())? {
             // It has changed since.
             Removal::Another => {}
             other => return Ok(other),
@@ -62,8 +76,12 @@ pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> R
 /// # Errors
 /// As for [`remove`].
 pub(crate) fn remove_open(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
+    remove_locked(patience(), path, file)
+}
+
+fn remove_locked(deadline: Instant, path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     step();
-    let locked = lock(file, path)?;
+    let locked = lock(deadline, file, path)?;
     step();
     let removed = unlink_if(path, file)?;
     step();
@@ -71,7 +89,8 @@ pub(crate) fn remove_open(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> 
     Ok(removed)
 }
 
-fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
+/// To be called with the file locked: removes the name if it is still that file's.
+pub(super) fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     match file::identity_at(path)? {
         // The file is open, so nobody else gets its number.
         Some(found) if found == file::identity(file)? => {}
@@ -87,8 +106,7 @@ fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     }
 }
 
-fn lock<'a>(file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
-    let deadline = Instant::now() + PATIENCE;
+fn lock<'a>(deadline: Instant, file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
     let mut pause = Duration::from_micros(20);
     loop {
         match Flocked::try_new(file) {
