@@ -1,10 +1,9 @@
 //! Other processes' ledgers: which to believe, whose owner is dead, and what may go.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -34,24 +33,28 @@ pub(super) fn sweep(act: Act) -> Result<Pruned> {
     let mut pruned = Pruned::default();
     // One for all: whoever may lock many blocks of this user holds up nobody for longer than who locks one.
     let deadline = patience();
-    let entries = fs::read_dir(SHM_DIR).map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
-        let (name, path) = (entry.file_name(), entry.path());
-        let swept = if begins(&name, PREFIX) {
-            sweep_ledger(&path, act, deadline, &mut pruned)
-        } else if begins(&name, HIDDEN_PREFIX) && act == Act::Remove {
-            sweep_hidden(&path)
-        } else {
-            Ok(())
-        };
+    // First those that were never finished: a ledger that still has its hidden name would seem to have two.
+    if act == Act::Remove {
+        pruned.problems.extend(list(HIDDEN_PREFIX)?.iter().filter_map(|path| sweep_hidden(path).err()));
+    }
+    for path in list(PREFIX)? {
+        let swept = sweep_ledger(&path, act, deadline, &mut pruned);
         pruned.problems.extend(swept.err());
     }
     Ok(pruned)
 }
 
-fn begins(name: &OsStr, prefix: &str) -> bool {
-    name.as_bytes().starts_with(prefix.as_bytes())
+/// The files whose names begin so.
+fn list(prefix: &str) -> Result<Vec<PathBuf>> {
+    let failed = |error| Error::from_os(error, format!("cannot list {SHM_DIR}"));
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(SHM_DIR).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
 }
 
 /// Removes a file that its maker, who is dead, never gave its name. Makers keep theirs locked.
