@@ -8,16 +8,20 @@ mod reexec;
 mod seccomp;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ndshm::{ErrorKind, Pruned, SharedMemory};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Uid, geteuid, setgid, setgroups, setuid};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Uid, fork, geteuid, setgid, setgroups, setuid};
 use peer::{Peer, hear, say};
 use reexec::{all_shm_names, role, shm_names};
 
@@ -329,7 +333,7 @@ fn another_dev_shm_that_is_mounted_meanwhile_gets_a_ledger_of_its_own() {
     if peer::role().is_some() {
         let below = SharedMemory::create_named("below", 10).unwrap();
         let mount = |words: &[&str]| {
-            assert!(std::process::Command::new(words[0]).args(&words[1..]).status().unwrap().success());
+            assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success());
         };
         mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm"]);
         let above = SharedMemory::create_named("above", 10).unwrap();
@@ -385,5 +389,193 @@ fn a_file_that_a_killed_process_had_in_the_making_is_removed() {
     SharedMemory::unlink_name("whole").unwrap();
     whole.kill();
     assert_prunes(&[]);
+    assert_eq!(all_shm_names(), [""; 0]);
+}
+
+#[test]
+fn a_process_id_of_another_namespace_says_nothing_here() {
+    let test = "a_process_id_of_another_namespace_says_nothing_here";
+    if peer::role().is_some() {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID) {
+            say(&format!("no namespaces: {errno}"));
+            return;
+        }
+        // SAFETY: the test harness's other threads hold nothing that the child, which creates a block, waits for.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let _block = SharedMemory::create_named("inside", 10).unwrap();
+                assert_eq!(std::process::id(), 1);
+                say("ready");
+                hear();
+                // SAFETY: ends the process and runs nothing of its parent's.
+                unsafe { libc::_exit(0) };
+            }
+            ForkResult::Parent { child } => drop(waitpid(child, None)),
+        }
+        return;
+    }
+    if !alone(test) {
+        return;
+    }
+    let mut inside = Peer::start(test, "owner", "");
+    if inside.next() != "ready" {
+        println!("skipped: no permission to make a namespace");
+        return;
+    }
+    // Here process 1 is another one, with another start time.
+    assert_prunes(&[]);
+    assert_eq!(shm_names(), ["inside"]);
+    inside.tell("end");
+    inside.succeeded();
+    assert_prunes(&["inside"]);
+    assert_eq!(all_shm_names(), [""; 0]);
+}
+
+#[test]
+fn a_program_that_runs_another_or_exits_without_dropping_leaves_what_is_found() {
+    let test = "a_program_that_runs_another_or_exits_without_dropping_leaves_what_is_found";
+    if let Some((role, name)) = peer::role() {
+        std::mem::forget(SharedMemory::create_named(&name, 10).unwrap());
+        if role == "exits" {
+            std::process::exit(0);
+        }
+        // Under the same process id, and with the same start time.
+        let error = Command::new("sh").args(["-c", "echo peer says: ready >&2; read line"]).exec();
+        panic!("{error}");
+    }
+    if !alone(test) {
+        return;
+    }
+    Peer::start(test, "exits", "exited").succeeded();
+    assert_prunes(&["exited"]);
+    let _other = owner(test, "runs", "left-by-another");
+    assert_prunes(&["left-by-another"]);
+    assert_eq!(all_shm_names(), [""; 0]);
+}
+
+#[test]
+fn without_descriptors_nothing_is_lost_and_errors_say_so() {
+    let test = "without_descriptors_nothing_is_lost_and_errors_say_so";
+    if peer::role().is_some() {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let own = SharedMemory::create_named("own", 10).unwrap();
+        let mut kept = SharedMemory::create_named("kept", 10).unwrap();
+        let mut unlinked = SharedMemory::create_named("unlinked", 10).unwrap();
+        // One more descriptor at a time, so that each of the calls is the first to fail.
+        let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        let mut failed = 0;
+        for limit in 3..used + 20 {
+            setrlimit(Resource::RLIMIT_NOFILE, limit, most).unwrap();
+            let before = all_shm_names_at(most, limit);
+            match SharedMemory::create_named("new", 10) {
+                Ok(new) => drop(new),
+                Err(error) => {
+                    failed += 1;
+                    assert!(error.to_string().contains("ulimit -n"), "{error}");
+                }
+            }
+            assert_eq!(all_shm_names_at(most, limit), before);
+        }
+        assert!((3..used + 19).contains(&failed), "{failed} of {used}");
+        setrlimit(Resource::RLIMIT_NOFILE, 3, most).unwrap();
+        // These need none.
+        kept.keep();
+        unlinked.unlink().unwrap();
+        drop(own);
+        drop((kept, unlinked));
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+        assert_eq!(all_shm_names(), ["kept"]);
+        say("ready");
+        return;
+    }
+    if !alone(test) {
+        return;
+    }
+    owner(test, "owner", "").succeeded();
+    assert_eq!(all_shm_names(), ["kept"]);
+}
+
+/// The names, for which a descriptor is allowed meanwhile.
+fn all_shm_names_at(most: u64, limit: u64) -> Vec<String> {
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let names = all_shm_names();
+    setrlimit(Resource::RLIMIT_NOFILE, limit, most).unwrap();
+    names
+}
+
+#[test]
+fn many_that_sweep_at_once_find_each_block_once() {
+    let test = "many_that_sweep_at_once_find_each_block_once";
+    if let Some((role, _)) = peer::role() {
+        if role == "owner" {
+            let _blocks: Vec<_> = (0..5)
+                .map(|n| SharedMemory::create_named(&format!("{}-{n}", std::process::id()), 10).unwrap())
+                .collect();
+            say("ready");
+            hear();
+            return;
+        }
+        say("ready");
+        hear();
+        let pruned = ndshm::prune().unwrap();
+        assert!(pruned.problems().is_empty(), "{:?}", pruned.problems());
+        say(&pruned.blocks().len().to_string());
+        return;
+    }
+    if !alone(test) {
+        return;
+    }
+    let living = owner(test, "owner", "");
+    let mut owners: Vec<_> = (0..8).map(|_| owner(test, "owner", "")).collect();
+    let mut sweepers: Vec<_> = (0..40).map(|_| owner(test, "sweeper", "")).collect();
+    for owner in &mut owners {
+        owner.kill();
+    }
+    for sweeper in &mut sweepers {
+        sweeper.tell("sweep");
+    }
+    let found: usize = sweepers.iter_mut().map(|sweeper| sweeper.next().parse::<usize>().unwrap()).sum();
+    assert_eq!(found, 8 * 5);
+    assert_prunes(&[]);
+    assert_eq!(shm_names().len(), 5);
+    drop(living);
+    assert_eq!(ndshm::prune().unwrap().blocks().len(), 5);
+    assert_eq!(all_shm_names(), [""; 0]);
+}
+
+#[test]
+fn a_dev_shm_that_is_full_or_read_only_is_an_error_that_says_so() {
+    let test = "a_dev_shm_that_is_full_or_read_only_is_an_error_that_says_so";
+    if peer::role().is_some() {
+        return own("left");
+    }
+    if !alone(test) {
+        return;
+    }
+    owner(test, "owner", "").kill();
+    let full = File::create(path("full")).unwrap();
+    let pages = vec![7; 1 << 20];
+    while (&full).write_all(&pages).is_ok() {}
+    // To sweep needs no room.
+    assert_prunes(&["left"]);
+    let error = SharedMemory::create_named("no-room", 1 << 16).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    drop(full);
+    fs::remove_file(path("full")).unwrap();
+
+    owner(test, "owner", "").kill();
+    let remount = |how: &str| {
+        let status = Command::new("mount").args(["-o", &format!("remount,{how}"), "/dev/shm"]).status().unwrap();
+        assert!(status.success());
+    };
+    remount("ro");
+    let pruned = ndshm::prune().unwrap();
+    assert_eq!(names_of(&pruned), [""; 0]);
+    let shown = pruned.problems()[0].to_string();
+    assert!(shown.contains("/dev/shm/.ndshm.") && shown.contains("Read-only file system"), "{shown}");
+    let error = SharedMemory::create_named("read-only", 10).unwrap_err();
+    assert!(error.to_string().contains("Read-only file system"), "{error}");
+    remount("rw");
+    assert_prunes(&["left"]);
     assert_eq!(all_shm_names(), [""; 0]);
 }
