@@ -58,10 +58,19 @@ LIMITS = [
     Limit(r"attach to (?!and).*", r"array.*", "memfd", None),
     Limit(r"attach to and read .*", r"array.*", "again", 1.3),
     Limit(r"attach to and write .*", r"array.*", "again", 1.6),
-    Limit(r"handoff of 64 MiB", r"shared array", "pipe", 0.1),
-    Limit(r"handoff of 64 MiB", r"shared array", "socket pair", 0.1),
-    Limit(r"handoff of (?!64 MiB).*", r"shared array", "pipe", None),
-    Limit(r"handoff of (?!64 MiB).*", r"shared array", "socket pair", None),
+    Limit(r"handoff of (?!\d+ KiB).*", r"array|array, huge pages", "reading alone", None),
+    *(Limit(r"handoff of 64 MiB", r"array", rival, 0.1) for rival in ["pipe of 1 MiB", "socket pair", "TCP", "ipc-channel"]),
+    *(Limit(r"handoff of (?!64 MiB).*", r"array", rival, None) for rival in ["pipe of 1 MiB", "socket pair", "TCP", "ipc-channel"]),
+    *(Limit(r"handoff of .*", r"array", rival, None) for rival in [
+        "pipe", "pipe, vmsplice", "process_vm_readv", "ipc-channel, memory kept",
+    ]),
+    Limit(r"handoff of 64 MiB", r"array made anew", "socket pair", 1.0),
+    Limit(r"handoff of 64 MiB", r"array made anew, huge pages", "socket pair", None),
+    Limit(r"handoff of (?!64 MiB).*", r"array made anew.*", "socket pair", None),
+    Limit(r"handoff of .*", r"array made anew.*", "ipc-channel, memory made anew", None),
+    *(Limit(r"(handoff untouched|first handoff) of .*", r"array.*", rival, None) for rival in [
+        "pipe of 1 MiB", "socket pair", "process_vm_readv", "ipc-channel, memory kept",
+    ]),
 ]
 
 

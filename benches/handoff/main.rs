@@ -89,9 +89,11 @@ fn handoff(criterion: &mut Criterion, bytes: usize) -> Result<()> {
     )?;
     copying(&mut group, bytes, reading, again)?;
     again(&mut group, "ipc-channel, memory made anew", bytes, reading, &|_| SharedMemoryChannel::anew(reading))?;
-    again(&mut group, "array made anew", bytes, reading, &|_| Anew::start(reading, HugePages::Never))?;
+    again(&mut group, "array made anew", bytes, reading, &|_| Anew::start(reading, None))?;
     if bytes >= HUGE_PAGE {
-        again(&mut group, "array made anew, huge pages", bytes, reading, &|_| Anew::start(reading, HugePages::Try))?;
+        again(&mut group, "array made anew, huge pages", bytes, reading, &|_| {
+            Anew::start(reading, Some(HugePages::Try))
+        })?;
     }
     kept(&mut group, bytes, reading, again)?;
     group.finish();
@@ -131,9 +133,11 @@ fn copying(group: &mut Group<'_>, bytes: usize, reading: Reading, measure: Measu
 /// Memory that is made before it is handed over.
 fn kept(group: &mut Group<'_>, bytes: usize, reading: Reading, measure: Measure) -> Result<()> {
     measure(group, "ipc-channel, memory kept", bytes, reading, &|message| SharedMemoryChannel::kept(reading, message))?;
-    measure(group, "array", bytes, reading, &|message| Kept::start(reading, HugePages::Never, message))?;
+    measure(group, "array", bytes, reading, &|message| Kept::start(reading, None, message))?;
     if bytes >= HUGE_PAGE {
-        measure(group, "array, huge pages", bytes, reading, &|message| Kept::start(reading, HugePages::Try, message))?;
+        measure(group, "array, huge pages", bytes, reading, &|message| {
+            Kept::start(reading, Some(HugePages::Try), message)
+        })?;
     }
     Ok(())
 }

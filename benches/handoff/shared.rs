@@ -12,16 +12,18 @@ type Array = SharedArray<u64, Ix1>;
 struct Lender {
     pool: Pool,
     reading: Reading,
-    huge_pages: HugePages,
+    /// `None` for what a program gets that does not say.
+    pages: Option<HugePages>,
 }
 
 impl Lender {
-    fn start(reading: Reading, huge_pages: HugePages) -> Result<Self> {
-        Ok(Self { pool: Pool::builder().workers(1).build()?, reading, huge_pages })
+    fn start(reading: Reading, pages: Option<HugePages>) -> Result<Self> {
+        Ok(Self { pool: Pool::builder().workers(1).build()?, reading, pages })
     }
 
     fn array_of(&self, message: &Message) -> Result<Array> {
-        let options = Array::options().huge_pages(self.huge_pages);
+        let options = Array::options();
+        let options = if let Some(pages) = self.pages { options.huge_pages(pages) } else { options };
         Ok(options.from_array(&ArrayView1::from(message.elements()))?)
     }
 
@@ -41,8 +43,8 @@ impl Lender {
 pub(crate) struct Anew(Lender);
 
 impl Anew {
-    pub(crate) fn start(reading: Reading, huge_pages: HugePages) -> Result<Box<dyn Rival>> {
-        Ok(Box::new(Self(Lender::start(reading, huge_pages)?)))
+    pub(crate) fn start(reading: Reading, pages: Option<HugePages>) -> Result<Box<dyn Rival>> {
+        Ok(Box::new(Self(Lender::start(reading, pages)?)))
     }
 }
 
@@ -55,24 +57,26 @@ impl Rival for Anew {
 /// An array that exists before it is handed over.
 pub(crate) struct Kept {
     lender: Lender,
-    array: Array,
+    array: Option<Array>,
 }
 
 impl Kept {
-    pub(crate) fn start(reading: Reading, huge_pages: HugePages, message: &Message) -> Result<Box<dyn Rival>> {
-        let lender = Lender::start(reading, huge_pages)?;
+    pub(crate) fn start(reading: Reading, pages: Option<HugePages>, message: &Message) -> Result<Box<dyn Rival>> {
+        let lender = Lender::start(reading, pages)?;
         let array = lender.array_of(message)?;
-        Ok(Box::new(Self { lender, array }))
+        Ok(Box::new(Self { lender, array: Some(array) }))
     }
 }
 
 impl Rival for Kept {
     fn prepare(&mut self, message: &Message) -> Result<()> {
-        self.array = self.lender.array_of(message)?;
+        // The worker unmaps the old one while the new one is made.
+        self.array = None;
+        self.array = Some(self.lender.array_of(message)?);
         Ok(())
     }
 
     fn hand_over(&mut self, _: &Message) -> Result<u64> {
-        self.lender.lend(&self.array)
+        self.lender.lend(self.array.as_ref().ok_or("no array was prepared")?)
     }
 }
