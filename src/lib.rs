@@ -75,6 +75,7 @@ mod memory;
 mod pool;
 mod start;
 mod sys;
+mod wire;
 
 /// The crates whose types stand in this one's signatures, in the versions that fit.
 pub use {bytemuck, ndarray};

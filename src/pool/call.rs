@@ -38,6 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[must_use = "a call does nothing until it is given a task"]
 pub struct Call<'p> {
     pool: &'p Pool,
+    retries: u32,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
 }
 
@@ -47,13 +48,52 @@ pub struct Call<'p> {
 )]
 impl<'p> Call<'p> {
     pub(super) fn new(pool: &'p Pool) -> Self {
-        Self { pool, progress: None }
+        Self { pool, retries: 0, progress: None }
     }
 
     /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
     /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Runs chunks whose worker has died again, each at most `retries` times; by default not at all.
+    ///
+    /// For tasks that may run twice over the same rows. A worker may die anywhere in a task, with none, some or all of its
+    /// rows written, and also when the task has ended but the pool does not know it yet; nothing is put back before the
+    /// chunk runs again. So `out.assign(&(&src * 2.0))`, which reads one array and writes another, comes out right
+    /// whatever happens, and so does what depends on [`Chunk::rows`] alone. But `a *= 2.0` doubles some elements twice.
+    /// The same goes for what a task does outside of its arrays, such as writing to a file.
+    ///
+    /// With retries the death of a worker does not end the call: the others go on and another worker takes its place. The
+    /// lost chunks run when all others have ended, and after the dead workers were reaped, so that no two workers ever
+    /// have the same chunk. A task that panics or returns an error is not run again and ends the call as always. Where
+    /// every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
+    /// over the chunk. [`Pool::serial`] has no workers that could die.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use ndshm::{Param, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let mut squares = SharedArray::<usize, _>::zeros(100)?;
+    ///     let unlucky = pool.worker_pids()[0];
+    ///     pool.call().retries(2).for_each((squares.chunks_mut().rows(1), Param(&unlucky)), |(mut row, unlucky), chunk| {
+    ///         if std::process::id() == unlucky {
+    ///             std::process::abort();
+    ///         }
+    ///         row.fill(chunk.index() * chunk.index());
+    ///     })?;
+    ///     assert_eq!(squares.read()?[9], 81);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
         self
     }
 
@@ -110,7 +150,7 @@ impl<'p> Call<'p> {
             return Ok(Vec::new());
         }
         let settled = match &self.pool.kind {
-            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, progress)?,
+            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, self.retries, progress)?,
             Kind::Serial => serial::run(&plan, division, task, progress)?,
         };
         decode(settled)
@@ -122,6 +162,7 @@ fn run_on_workers(
     plan: Plan<'_>,
     division: Division,
     task: TaskRef,
+    retries: u32,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
     let task = task.address()?;
@@ -145,9 +186,10 @@ fn run_on_workers(
             .map(|block| (block.core.memory().lock().block().serial(), block.access == BlockAccess::Write))
             .collect(),
         leaves,
+        left: None,
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &blocks, message)?;
+    let running = Running::start(&mut duty.crew, &blocks, message, retries)?;
     let settled = running.finish(progress)?;
     poison_where_cut_short(&settled, &held);
     // Whole again for the next call; where that is not possible now, that call says why.
@@ -186,6 +228,10 @@ fn decode<R: DeserializeOwned>(settled: Settled) -> Result<Vec<R>> {
 
 impl fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("pool", self.pool).field("progress", &self.progress.is_some()).finish()
+        f.debug_struct("Call")
+            .field("pool", self.pool)
+            .field("retries", &self.retries)
+            .field("progress", &self.progress.is_some())
+            .finish()
     }
 }

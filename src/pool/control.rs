@@ -7,7 +7,7 @@
 //!
 //! | word | writer | meaning |
 //! |---|---|---|
-//! | ticket `call:chunk` | all | the next chunk of the call that is open |
+//! | ticket `call:chunk` | all | the next chunk of the call that is open, in the order in which its description has them |
 //! | announced `call:workers` | parent | the last call that was published, and how many workers take part in it |
 //! | description `call:bytes` | parent | how long its description is, which lies behind the words |
 //! | parent's [`Bell`] | all ring | something has happened that the parent should look at |
@@ -35,8 +35,10 @@
 //! worker with a higher index stays away from the description. A late worker finds another call number on the ticket and
 //! takes nothing. The parent closes a call by setting the ticket's chunk to the call's count.
 //!
-//! A worker that dies between the ticket and its *current* word leaves a chunk that was taken and has no outcome; the
-//! parent finds it by counting.
+//! A worker that dies between the ticket and its *current* word leaves a chunk that was taken and has no outcome. Which one
+//! that is shows when every worker of the call has finished or was reaped: it is taken, has no outcome, and is on no dead
+//! worker's *current* word. Chunks that are run again get a call number, and a description that lists them, of their own:
+//! to workers a second round is another call.
 //!
 //! # Orderings
 //!

@@ -62,7 +62,8 @@ use crew::Crew;
 /// dies, of a signal, an exit or an abort, a [`WorkerDied`](ErrorKind::WorkerDied) error that says how and over which rows.
 /// No further chunks are begun, those that run are finished, and [`Error::rows`] gives all rows that are not. Arrays that
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
-/// workers are replaced.
+/// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
+/// run again, and the call goes on too.
 ///
 /// # Examples
 ///

@@ -35,7 +35,7 @@ pub(super) fn run(
         }
         progress(tally.progress());
     }
-    let settled = tally.settle(None);
+    let settled = tally.settle();
     poison_where_cut_short(&settled, &held);
     Ok(settled)
 }

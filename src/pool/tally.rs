@@ -1,5 +1,7 @@
 //! What has come of a call's chunks, and what went wrong first.
 
+use std::collections::HashSet;
+
 use super::chunk::{Division, Progress};
 use super::protocol::Outcome;
 use crate::error::{Error, ErrorKind};
@@ -11,8 +13,8 @@ pub(super) struct Tally {
     chunks_done: usize,
     rows_done: usize,
     failure: Option<Failure>,
-    /// A task was cut short, whichever failure is told in the end.
-    cut_short: bool,
+    /// Chunks whose task was cut short, whichever failure is told in the end. One that is done since is whole.
+    cut_short: HashSet<usize>,
 }
 
 /// What went wrong first, by chunk where a chunk is known.
@@ -47,7 +49,7 @@ impl Tally {
             chunks_done: 0,
             rows_done: 0,
             failure: None,
-            cut_short: false,
+            cut_short: HashSet::new(),
         }
     }
 
@@ -60,9 +62,13 @@ impl Tally {
         }
     }
 
-    /// How many chunks have an outcome, good or bad.
-    pub(super) fn noted(&self) -> usize {
-        self.outcomes.iter().flatten().count()
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Chunks without an outcome.
+    pub(super) fn open(&self) -> Vec<usize> {
+        (0..self.outcomes.len()).filter(|&chunk| self.is_open(chunk)).collect()
     }
 
     pub(super) fn is_open(&self, chunk: usize) -> bool {
@@ -84,7 +90,9 @@ impl Tally {
             }
             Outcome::Broken(message) => Some((ErrorKind::Serialization, format!("could not be run: {message}"))),
         };
-        self.cut_short |= matches!(outcome, Outcome::Panicked { .. });
+        if matches!(outcome, Outcome::Panicked { .. }) {
+            self.cut_short.insert(chunk);
+        }
         self.outcomes[chunk] = Some(outcome);
         if let Some((kind, what)) = failed {
             self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
@@ -100,7 +108,7 @@ impl Tally {
         let replaces = match (&self.failure, chunk) {
             (None, _) | (Some(Failure { chunk: None, .. }), Some(_)) => true,
             (Some(Failure { chunk: Some(known), .. }), Some(chunk)) => chunk < *known,
-            (Some(_), None) => false,
+            (Some(_), _) => false,
         };
         if replaces {
             self.failure = Some(Failure { chunk, kind, message });
@@ -108,8 +116,8 @@ impl Tally {
     }
 
     /// A worker died while it ran a chunk.
-    pub(super) fn note_cut_short(&mut self) {
-        self.cut_short = true;
+    pub(super) fn note_cut_short(&mut self, chunk: usize) {
+        self.cut_short.insert(chunk);
     }
 
     /// A chunk, for a message.
@@ -118,9 +126,8 @@ impl Tally {
         format!("rows {}..{} (chunk {chunk} of {})", rows.start, rows.end, self.division.count)
     }
 
-    /// To be called when nobody works on the call any more. `suspect` says what may have become of a chunk that has no
-    /// outcome where nothing else went wrong.
-    pub(super) fn settle(self, suspect: Option<String>) -> Settled {
+    /// To be called when nobody works on the call any more.
+    pub(super) fn settle(self) -> Settled {
         let unfinished = self.division.rows_where(|chunk| !matches!(self.outcomes[chunk], Some(Outcome::Done(_))));
         if unfinished.is_empty() {
             return Settled { outcomes: self.outcomes, failure: None, cut_short: false };
@@ -128,12 +135,13 @@ impl Tally {
         let failure = self.failure.unwrap_or_else(|| Failure {
             chunk: None,
             kind: ErrorKind::WorkerDied,
-            message: suspect.unwrap_or_else(|| "a worker ended with a chunk in its hands".to_owned()),
+            message: "a worker ended with a chunk in its hands".to_owned(),
         });
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
         let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);
         let failure = Error::new(failure.kind, message).with_rows(unfinished);
-        let cut_short = self.cut_short || failure.kind() == ErrorKind::WorkerDied;
+        let is_done = |chunk: &usize| matches!(self.outcomes.get(*chunk), Some(Some(Outcome::Done(_))));
+        let cut_short = failure.kind() == ErrorKind::WorkerDied || !self.cut_short.iter().all(is_done);
         Settled { outcomes: self.outcomes, failure: Some(failure), cut_short }
     }
 }

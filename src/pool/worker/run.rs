@@ -28,7 +28,8 @@ impl Worker {
         let _lent = note_lent(self.ids_of(call));
         let home = epoch();
         let (mut written, mut since) = (0, Instant::now());
-        while let Some(index) = self.page.take(self.index, call.call, call.count) {
+        while let Some(ticket) = self.page.take(self.index, call.call, call.tickets()) {
+            let Some(index) = call.chunk_of(ticket) else { break };
             let outcome = run_chunk(task, call, &blocks, index);
             if epoch() != home {
                 // A child that the task forked and that came back here: the worker itself will answer.
