@@ -1,5 +1,6 @@
 //! Other processes' ledgers: which to believe, whose owner is dead, and what may go.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -55,6 +56,10 @@ fn list(prefix: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(paths)
+}
+
+pub(super) fn is_ledger_name(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX.as_bytes())
 }
 
 /// Removes a file that its maker, who is dead, never gave its name. Makers keep theirs locked.
@@ -137,7 +142,7 @@ fn settle(path: &Path, identity: &Identity, act: Act, deadline: Instant) -> Resu
 }
 
 /// The lock is held, but a child that the owner forked holds it as well: is the owner itself dead?
-fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
+pub(super) fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
     let mut slot = [0; SLOT];
     matches!(file::read_at(ledger, 0, &mut slot), Ok(SLOT))
         && Head::parse(&slot).is_ok_and(|head| head.owner.has_ended())
@@ -167,7 +172,7 @@ fn sweep_block(entry: &Entry, owner: u32, act: Act, deadline: Instant) -> Result
 }
 
 /// Why a ledger could not be read.
-enum Unread {
+pub(super) enum Unread {
     Damaged(Damage),
     Failed(Error),
 }
@@ -197,7 +202,7 @@ fn distrusted(path: &Path, why: &str) -> Error {
 }
 
 /// All of a ledger, or nothing where it is empty. One bad slot, and none is believed.
-fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option<(Head, Vec<Entry>)>, Unread> {
+pub(super) fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option<(Head, Vec<Entry>)>, Unread> {
     let size = file::size(ledger).map_err(Unread::Failed)?;
     if size == 0 {
         return Ok(None);
