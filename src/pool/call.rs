@@ -170,7 +170,11 @@ fn run_on_workers(
     // that wait for the crew.
     let held = plan.lock()?;
     let mut duty = shared.enter()?;
-    duty.crew.replace_dead()?;
+    if let Err(error) = duty.crew.replace_dead()
+        && duty.crew.is_empty()
+    {
+        return Err(error.with_rows(vec![0..division.len]));
+    }
     let Plan { leaves, blocks, .. } = plan;
     for block in &blocks {
         block.core.memory().lock().block().add_borrower(shared);

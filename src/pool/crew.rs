@@ -21,6 +21,9 @@ use crate::sys::socket::Received;
 /// How long workers may take to end by themselves when their pool is dropped; then they are killed.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How often a worker is started in a place where others were killed before they were there.
+const START_TRIES: usize = 4;
+
 /// A worker process and what the parent knows that it keeps.
 pub(crate) struct Member {
     index: usize,
@@ -102,6 +105,9 @@ impl Crew {
     }
 
     /// Reaps those that have ended since the last call, and starts others in their place.
+    ///
+    /// # Errors
+    /// Where one of them could not be started. The others are there, and a call can go on with them.
     pub(crate) fn replace_dead(&mut self) -> Result<()> {
         self.take_news();
         if std::mem::take(&mut self.suspicious) {
@@ -115,11 +121,32 @@ impl Crew {
         self.replace_missing()
     }
 
+    /// Is no worker there at all?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
+    }
+
     fn replace_missing(&mut self) -> Result<()> {
+        for _ in 1..START_TRIES {
+            match self.start_missing() {
+                // It was killed before it was there: bad luck, or what always happens.
+                Err(error) if error.kind() == ErrorKind::WorkerDied => {}
+                other => return other,
+            }
+        }
+        self.start_missing()
+    }
+
+    fn start_missing(&mut self) -> Result<()> {
         // All are begun before the first is waited for.
         let missing: Vec<_> = (0..self.members.len()).filter(|&index| self.members[index].is_none()).collect();
-        let begun = missing.into_iter().map(|index| Ok((index, self.begin(index)?))).collect::<Result<Vec<_>>>()?;
-        begun.into_iter().try_for_each(|(index, starting)| self.welcome(index, starting))
+        let begun: Vec<_> = missing.into_iter().map(|index| (index, self.begin(index))).collect();
+        let mut all = Ok(());
+        for (index, starting) in begun {
+            let welcomed = starting.and_then(|starting| self.welcome(index, starting));
+            all = all.and(welcomed);
+        }
+        all
     }
 
     fn begin(&self, index: usize) -> Result<StartingWorker> {

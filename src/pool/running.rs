@@ -154,14 +154,15 @@ impl<'c> Running<'c> {
     }
 
     fn most_replacements(&self) -> usize {
-        self.crew.len() + SPARE_REPLACEMENTS
+        let retries = usize::try_from(self.retries).unwrap_or(usize::MAX);
+        (self.crew.len() + SPARE_REPLACEMENTS).saturating_add(retries)
     }
 
     /// Has workers run those chunks that are left.
     fn run_again(&mut self, left: Vec<usize>) -> Result<()> {
         // Workers that have ended meanwhile as well. Those that cannot be started now are missed only where no other is left.
         let whole = self.crew.replace_dead();
-        if self.crew.pids().is_empty() {
+        if self.crew.is_empty() {
             return whole;
         }
         let mut message = protocol::decode_call(&self.round.description)?;
@@ -392,22 +393,33 @@ impl<'c> Running<'c> {
         if self.round.closed || !self.page.has_untaken(self.round.call, self.round.tickets) {
             return;
         }
-        if lost.is_none() {
-            if self.replacements == 0 {
-                if self.participants.is_empty() {
-                    self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
-                }
-                return;
+        if lost.is_none() && !self.may_replace() {
+            if self.participants.is_empty() {
+                self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
             }
-            self.replacements -= 1;
+            return;
         }
-        match self.crew.replace(index).and_then(|()| self.enlist(index)) {
+        let started = loop {
+            match self.crew.replace(index) {
+                // Killed before it was there.
+                Err(error) if error.kind() == ErrorKind::WorkerDied && self.may_replace() => {}
+                other => break other.and_then(|()| self.enlist(index)),
+            }
+        };
+        match started {
             Err(error) if self.participants.is_empty() => {
-                self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
+                self.fail(None, error.kind(), format!("{death}; no worker is left, and none can be started: {error}"));
             }
             // It goes on, or the others do its work.
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// One more replacement that had nothing to show for it: is there another one?
+    fn may_replace(&mut self) -> bool {
+        let left = self.replacements.checked_sub(1);
+        self.replacements = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
