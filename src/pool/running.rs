@@ -5,7 +5,7 @@
 //!   planned ───────────────────────→ running ──────── every participant has finished ───→ settled
 //!                                     │   ↑ ↑                    │
 //!                      a worker died, │   │ │                    │ chunks are left that may run again:
-//!                      a task failed  ↓   │ └────────────────────┘ another round, with a number of its own
+//!     a task failed, it has to stop   ↓   │ └────────────────────┘ another round, with a number of its own
 //!                                    closed: no chunk is taken any more ─── as above ───→ settled
 //! ```
 //!
@@ -19,8 +19,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::cancel::{GRACE, Stop};
 use super::chunk::{Division, Progress};
 use super::control::{ControlPage, DESCRIPTION_LEN};
 use super::crew::Crew;
@@ -42,14 +43,23 @@ const UNEASE: Duration = Duration::from_secs(1);
 /// See [`Running::replacements`].
 const SPARE_REPLACEMENTS: usize = 4;
 
+/// What belongs to one call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// How often a chunk may run again because its worker died.
+    pub(super) retries: u32,
+    /// What ends the call early.
+    pub(super) stop: Option<Arc<Stop>>,
+}
+
 /// A call that workers have been told of.
 pub(crate) struct Running<'c> {
     crew: &'c mut Crew,
     blocks: &'c [BlockUse<'c>],
     page: Arc<ControlPage>,
     tally: Tally,
-    /// How often a chunk may run again because its worker died.
-    retries: u32,
+    limits: Limits,
+    stopping: Stopping,
     /// How many workers have died over a chunk.
     deaths: HashMap<usize, u32>,
     round: Round,
@@ -60,7 +70,18 @@ pub(crate) struct Running<'c> {
     /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
     /// before they take one has to end too.
     replacements: usize,
+    /// How long nobody has rung while the parent slept.
+    quiet: Duration,
     home: Epoch,
+}
+
+/// Has the call to stop?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// No more chunks begin; who is still at work then is killed.
+    Grace(Instant),
+    Killed,
 }
 
 /// What workers were told of last: a call of its own to them.
@@ -107,15 +128,17 @@ impl<'c> Running<'c> {
         crew: &'c mut Crew,
         blocks: &'c [BlockUse<'c>],
         message: CallMessage,
-        retries: u32,
+        limits: Limits,
     ) -> Result<Self> {
         let mut running = Self {
             page: Arc::clone(crew.page()),
             home: epoch(),
+            quiet: Duration::ZERO,
             crew,
             blocks,
             tally: Tally::new(message.division()),
-            retries,
+            limits,
+            stopping: Stopping::No,
             deaths: HashMap::new(),
             round: Round::new(&message)?,
             participants: Vec::new(),
@@ -154,7 +177,7 @@ impl<'c> Running<'c> {
     }
 
     fn most_replacements(&self) -> usize {
-        let retries = usize::try_from(self.retries).unwrap_or(usize::MAX);
+        let retries = usize::try_from(self.limits.retries).unwrap_or(usize::MAX);
         (self.crew.len() + SPARE_REPLACEMENTS).saturating_add(retries)
     }
 
@@ -164,6 +187,10 @@ impl<'c> Running<'c> {
         let whole = self.crew.replace_dead();
         if self.crew.is_empty() {
             return whole;
+        }
+        self.heed_stop();
+        if self.stopping != Stopping::No {
+            return Ok(());
         }
         let mut message = protocol::decode_call(&self.round.description)?;
         message.call = self.crew.next_call();
@@ -202,6 +229,7 @@ impl<'c> Running<'c> {
                 }
             }
             self.end_round();
+            self.heed_stop();
             let left = self.tally.open();
             if left.is_empty() || self.tally.has_failed() {
                 break;
@@ -228,15 +256,54 @@ impl<'c> Running<'c> {
         }
     }
 
+    /// Begins no more chunks when the call has to stop, and a while later kills those that are still at work.
+    fn heed_stop(&mut self) {
+        match (self.stopping, &self.limits.stop) {
+            (Stopping::No, Some(stop)) => {
+                if let Some(reason) = stop.reason() {
+                    self.tally.stop(reason, stop.message(reason));
+                    self.close();
+                    self.stopping = Stopping::Grace(Instant::now() + GRACE);
+                }
+            }
+            (Stopping::Grace(until), _) if Instant::now() >= until => {
+                self.stopping = Stopping::Killed;
+                for &(index, _) in &self.participants {
+                    if let Some(member) = self.crew.member(index) {
+                        // Where that fails the process has ended.
+                        let _ = member.process().pidfd.kill(libc::SIGKILL);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How long nobody has to look, if nobody rings.
+    fn may_sleep(&self) -> Duration {
+        let until = match (self.stopping, &self.limits.stop) {
+            (Stopping::No, Some(stop)) => stop.attention(),
+            (Stopping::Grace(until), _) => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        };
+        until.map_or(UNEASE, |until| until.min(UNEASE))
+    }
+
     /// Waits until something happens, and handles all that has.
     fn step(&mut self) {
+        self.heed_stop();
         let page = Arc::clone(&self.page);
         let bell = page.parent_bell();
         let count = bell.count();
         if !self.look(false) {
-            bell.wait(count, self.crew.spin(), Some(UNEASE));
+            let pause = self.may_sleep();
+            bell.wait(count, self.crew.spin(), Some(pause));
             if bell.count() == count {
-                self.look(true);
+                self.quiet += pause;
+                if self.quiet >= UNEASE {
+                    self.quiet = Duration::ZERO;
+                    self.look(true);
+                }
             }
         }
     }
@@ -429,7 +496,8 @@ impl<'c> Running<'c> {
         let deaths = self.deaths.entry(chunk).or_default();
         *deaths += 1;
         let deaths = *deaths;
-        if deaths > self.retries {
+        // Once the call has to stop, workers are killed, and that is what is told.
+        if deaths > self.limits.retries && self.stopping == Stopping::No {
             let before = match deaths - 1 {
                 0 => String::new(),
                 1 => ", as did one worker before it".to_owned(),
@@ -500,7 +568,7 @@ mod tests {
         }
         let message = doubling(&mut crew);
         let (call, tickets) = (message.call, message.tickets());
-        let running = Running::start(&mut crew, &[], message, retries).unwrap();
+        let running = Running::start(&mut crew, &[], message, Limits { retries, stop: None }).unwrap();
         assert_eq!(page.take(1, call, tickets), Some(0));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();

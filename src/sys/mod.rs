@@ -6,6 +6,7 @@ pub(crate) mod flock;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod interrupt;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
