@@ -67,6 +67,7 @@
 compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
 
 mod array;
+mod blocks;
 mod error;
 mod layout;
 mod list;
@@ -80,6 +81,7 @@ mod wire;
 pub use {bytemuck, ndarray};
 
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
+pub use blocks::{ArrayInfo, BlockFile, BlockInfo, BlockKind, BlockLock, BlockOwner, BlockState, blocks};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};

@@ -9,7 +9,7 @@
 //! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
 //! nothing behind.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -114,6 +114,11 @@ impl Draft {
 
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// The file, to be written through the kernel instead.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.fd()
     }
 
     /// Gives the block its name, whole: `AlreadyExists` where the name is taken.

@@ -6,7 +6,7 @@ mod copy;
 mod draft;
 mod freeze;
 mod ledger;
-mod name;
+pub(crate) mod name;
 mod options;
 mod shared_memory;
 
@@ -14,6 +14,7 @@ pub(crate) use atomic_file::AtomicFile;
 pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};
 pub(crate) use copy::{copy_in, copy_out};
 pub(crate) use draft::{Draft, Target};
+pub(crate) use ledger::{Owned, is_ledger, owned};
 pub use ledger::{Pruned, PrunedBlock, prunable, prune};
 pub use options::{HugePages, Reserve, SharedMemoryOptions};
 pub use shared_memory::SharedMemory;
