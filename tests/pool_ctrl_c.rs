@@ -148,7 +148,9 @@ fn calls_that_did_not_ask_for_it_are_not_cancelled_and_their_workers_do_not_mind
         .progress(|_| {
             interrupt();
             // A terminal sends it to the whole group.
-            workers.iter().for_each(|&pid| workers::signal(pid, Signal::SIGINT));
+            for &pid in &workers {
+                workers::signal(pid, Signal::SIGINT);
+            }
         })
         .map(Each(&[1, 2, 3]), |item, _| {
             thread::sleep(Duration::from_millis(10));

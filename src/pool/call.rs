@@ -11,13 +11,14 @@ use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
-use super::protocol::{CallMessage, Outcome};
+use super::protocol::CallMessage;
+use super::results::Results;
 use super::running::{Limits, Running};
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial};
 use crate::array::Held;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
 
 /// A call of a [`Pool`] with settings of its own, made with [`Pool::call`].
@@ -170,7 +171,7 @@ impl<'p> Call<'p> {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        self.run(&args, TaskRef::new::<A, R, Plain>(task))
+        self.run(&args, TaskRef::new::<A, R, Plain>(task))?.decode()
     }
 
     /// See [`Pool::for_each`].
@@ -179,7 +180,7 @@ impl<'p> Call<'p> {
     ///
     /// As there.
     pub fn for_each<A: Args>(self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
-        self.run::<A, ()>(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
+        self.run(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
     }
 
     /// See [`Pool::try_map`].
@@ -197,10 +198,10 @@ impl<'p> Call<'p> {
         R: Serialize + DeserializeOwned,
         E: fmt::Display,
     {
-        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))
+        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))?.decode()
     }
 
-    fn run<A: Args, R: DeserializeOwned>(mut self, args: &A, task: TaskRef) -> Result<Vec<R>> {
+    fn run<A: Args>(mut self, args: &A, task: TaskRef) -> Result<Results> {
         let page = match &self.pool.kind {
             Kind::Workers(shared) => Some(&shared.page),
             Kind::Serial => None,
@@ -216,7 +217,7 @@ impl<'p> Call<'p> {
         args.describe(&mut plan)?;
         let division = plan.divide(self.pool.workers())?;
         if division.count == 0 {
-            return Ok(Vec::new());
+            return Ok(Results::new(0));
         }
         let settled = match &self.pool.kind {
             Kind::Workers(shared) => run_on_workers(
@@ -229,7 +230,7 @@ impl<'p> Call<'p> {
             ),
             Kind::Serial => serial::run(&plan, division, task, stop.as_deref(), progress),
         };
-        let results = settled.and_then(decode);
+        let results = settled.and_then(|settled| settled.failure.map_or(Ok(settled.results), Err));
         if let (Some(stop), Err(error)) = (stop, &results)
             && error.kind() == ErrorKind::Cancelled
         {
@@ -314,25 +315,6 @@ pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
     if settled.cut_short {
         held.iter().for_each(Held::poison);
     }
-}
-
-fn decode<R: DeserializeOwned>(settled: Settled) -> Result<Vec<R>> {
-    if let Some(error) = settled.failure {
-        return Err(error);
-    }
-    settled
-        .outcomes
-        .into_iter()
-        .map(|outcome| match outcome {
-            Some(Outcome::Done(bytes)) => rmp_serde::from_slice(&bytes).map_err(|error| {
-                let name = std::any::type_name::<R>();
-                Error::new(ErrorKind::Serialization, format!("a task's result cannot be read as {name}"))
-                    .with_source(error)
-            }),
-            // A settled call without failure has a result for each chunk.
-            _ => Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result")),
-        })
-        .collect()
 }
 
 impl fmt::Debug for Call<'_> {

@@ -73,7 +73,7 @@ impl CancelToken {
         self.shared.cancelled.store(true, Ordering::Release);
         if self.shared.home == epoch() {
             for page in self.pages().iter().filter_map(Weak::upgrade) {
-                page.parent_bell().ring();
+                page.ring_parent();
             }
         }
     }
@@ -147,10 +147,15 @@ impl Stop {
         Some(Arc::new(Self { options, deadline, interrupts, page: page.cloned() }))
     }
 
+    /// Does somebody want the call to end?
+    pub(super) fn is_cancelled(&self) -> bool {
+        let interrupted = || self.interrupts.as_ref().is_some_and(Interrupts::has_come);
+        self.options.tokens.iter().any(CancelToken::is_cancelled) || interrupted()
+    }
+
     /// Why the call is to end, if it is.
     pub(super) fn reason(&self) -> Option<ErrorKind> {
-        let interrupted = || self.interrupts.as_ref().is_some_and(Interrupts::has_come);
-        if self.options.tokens.iter().any(CancelToken::is_cancelled) || interrupted() {
+        if self.is_cancelled() {
             Some(ErrorKind::Cancelled)
         } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             Some(ErrorKind::TimedOut)
