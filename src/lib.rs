@@ -70,6 +70,7 @@ mod array;
 mod error;
 mod layout;
 mod list;
+mod manager;
 mod memory;
 mod pool;
 mod start;
@@ -83,6 +84,9 @@ pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadG
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
+pub use manager::{
+    BlockKind, ManagedBlock, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
+};
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};

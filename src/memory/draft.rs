@@ -9,7 +9,7 @@
 //! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
 //! nothing behind.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -137,6 +137,25 @@ impl Draft {
             Target::Path(path) => (link(file, &path, "")?, Whereabouts::Path(path), None),
         };
         Ok(SharedMemory::assemble(fd, lock, mapping, whereabouts, owned))
+    }
+
+    /// Lets somebody else give the block its name: `give` hands over the descriptor with the name that was asked for,
+    /// and who gets it removes the name, too.
+    pub(crate) fn publish_through(self, give: impl FnOnce(BorrowedFd<'_>, &str) -> Result<()>) -> Result<SharedMemory> {
+        let Self { file, lock, mapping, target } = self;
+        let name = match target {
+            Target::Generated => name::generate()?,
+            Target::Named(name) => name,
+            Target::Anonymous | Target::Path(_) => {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    "only a block in /dev/shm can be given a name there",
+                ));
+            }
+        };
+        let lock = LockHandle::new(Block::open(lock, mapping.access(), false)?);
+        give(file.fd(), &name)?;
+        Ok(SharedMemory::assemble(file.into_fd(), lock, mapping, Whereabouts::Named(name), None))
     }
 }
 
