@@ -1,4 +1,5 @@
 //! A manager's blocks are made by any of its clients, found by label, and gone when it ends.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![expect(unsafe_code, reason = "attaching, and init_before_main")]
 
 mod common;
@@ -204,7 +205,7 @@ fn a_kept_block_stays_when_the_manager_ends() {
 fn whatever_is_published_is_attached_to_by_its_label() {
     let manager = start();
     let client = connect(&manager);
-    let mut array = SharedArray::<i32, _>::from_shape_fn((2, 2), |(i, j)| (10 * i + j) as i32).unwrap();
+    let mut array = SharedArray::<i32, _>::from_array(&ndarray::array![[0, 1], [10, 11]]).unwrap();
     let frozen = SharedArray::<i32, _>::from_elem(3, 9).unwrap().freeze().unwrap();
     let mut list = ShareableList::new([1, 2]).unwrap();
     let mut memory = SharedMemory::anonymous(8).unwrap();

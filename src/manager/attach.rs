@@ -52,7 +52,7 @@ impl SharedMemoryManager {
         super::protocol::check_label(label)?;
         self.check_process()?;
         let label = label.to_owned();
-        block.give(|kind, fd| self.give(Request::Publish { label: Some(label), kind }, fd)).map(drop)
+        block.give(|kind, fd| self.give(&Request::Publish { label: Some(label), kind }, fd)).map(drop)
     }
 
     /// Attaches to the array of that label, for reading and writing.
@@ -157,7 +157,7 @@ impl SharedMemoryManager {
     pub fn remove(&self, label: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.order(Request::Remove { label: label.to_owned() }) {
+            match self.order(&Request::Remove { label: label.to_owned() }) {
                 // The server itself waits for nobody.
                 Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
@@ -192,11 +192,11 @@ impl SharedMemoryManager {
     /// # Ok(()) }
     /// ```
     pub fn keep(&self, label: &str) -> Result<()> {
-        self.order(Request::Keep { label: label.to_owned() })
+        self.order(&Request::Keep { label: label.to_owned() })
     }
 
-    fn order(&self, request: Request) -> Result<()> {
-        match self.connection.ask(&request, &[])? {
+    fn order(&self, request: &Request) -> Result<()> {
+        match self.connection.ask(request, &[])? {
             (Answer::Done, _) => Ok(()),
             _ => Err(unexpected()),
         }

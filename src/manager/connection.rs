@@ -183,9 +183,14 @@ impl Connection {
         }
     }
 
+    /// Ends the connection.
+    pub(super) fn hang_up(&self) {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).shut_down();
+    }
+
     /// Ends a server that was started here and does not serve.
     pub(super) fn abandon(self) {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner).shut_down();
+        self.hang_up();
         if let Some(server) = &self.server
             && server.wait_timeout(PATIENCE).is_none()
         {

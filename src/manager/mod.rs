@@ -258,33 +258,26 @@ impl SharedMemoryManager {
 
     fn end(&mut self) -> Result<Shutdown> {
         let answer = self.connection.ask_until(&Request::ShutDown, &[], Some(Instant::now() + PATIENCE));
-        let problems = match &answer {
-            Ok((Answer::ShutDown { .. }, _)) | Err(_) => answer,
-            Ok(_) => Err(unexpected()),
-        }
-        .map(|(answer, _)| match answer {
-            Answer::ShutDown { problems } => problems.into_iter().map(Error::from).collect(),
-            _ => Vec::new(),
+        let in_order = answer.and_then(|(answer, _)| match answer {
+            Answer::ShutDown { problems } => Ok(Shutdown::in_order(problems.into_iter().map(Error::from).collect())),
+            _ => Err(unexpected()),
         });
-        let (Some(owned), Some(server)) = (&mut self.owned, self.connection.server()) else {
-            return problems.map(Shutdown::in_order);
-        };
+        let (Some(owned), Some(server)) = (&mut self.owned, self.connection.server()) else { return in_order };
         self.connection.check_process()?;
         owned.ended = true;
-        let mut killed = "";
+        // A server that could not be asked ends by that, too.
+        self.connection.hang_up();
+        let mut by_whom = "";
         let ended = server.wait_timeout(PATIENCE).unwrap_or_else(|| {
             // It has ended where that fails.
             let _ = server.kill(libc::SIGKILL);
-            killed = " by this process, which it did not answer";
+            by_whom = " by this process, which it did not answer";
             server.wait()
         });
-        match problems {
-            Ok(problems) => Ok(Shutdown::in_order(problems)),
-            Err(_) => {
-                let pruned = owned.record.clean_up(self.connection.pid());
-                Ok(Shutdown::without_server(format!("{ended}{killed}"), pruned))
-            }
-        }
+        in_order.or_else(|_| {
+            let pruned = owned.record.clean_up(self.connection.pid());
+            Ok(Shutdown::without_server(format!("{ended}{by_whom}"), pruned))
+        })
     }
 
     fn check_process(&self) -> Result<()> {
@@ -292,8 +285,8 @@ impl SharedMemoryManager {
     }
 
     /// Sends a block, and gives the label that it has got.
-    fn give(&self, request: Request, fd: BorrowedFd<'_>) -> Result<String> {
-        match self.connection.ask(&request, &[fd])? {
+    fn give(&self, request: &Request, fd: BorrowedFd<'_>) -> Result<String> {
+        match self.connection.ask(request, &[fd])? {
             (Answer::Labelled(label), _) => Ok(label),
             _ => Err(unexpected()),
         }
@@ -315,7 +308,7 @@ impl fmt::Debug for SharedMemoryManager {
             .field("address", &self.address())
             .field("server_pid", &self.server_pid())
             .field("owned", &self.owned.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

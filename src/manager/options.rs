@@ -1,6 +1,6 @@
 //! Making blocks that a manager owns.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use bytemuck::Pod;
 use ndarray::{ArrayViewMut, ShapeBuilder};
@@ -159,7 +159,7 @@ impl<'a> ManagedOptions<'a> {
         };
         if self.name.is_none() {
             let fd = array.share_fd()?;
-            self.manager.give(Request::Publish { label: self.label, kind: Kind::Array }, fd)?;
+            self.manager.give(&Request::Publish { label: self.label, kind: Kind::Array }, fd)?;
         }
         Ok(array)
     }
@@ -180,7 +180,7 @@ impl<'a> ManagedOptions<'a> {
         move |draft| {
             draft.publish_through(|fd: BorrowedFd<'_>, name: &str| {
                 let request = Request::Create { name: name.to_owned(), label, kind };
-                manager.give(request, fd.as_fd()).map(drop)
+                manager.give(&request, fd).map(drop)
             })
         }
     }

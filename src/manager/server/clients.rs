@@ -94,7 +94,7 @@ impl Client {
                 // Descriptors were cut off, or more bytes came than any request has.
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     let error = Error::from_os(error, "the manager did not get a request whole");
-                    self.answer(Answer::Failed(error.into()), None)
+                    self.answer(&Answer::Failed(error.into()), None)
                 }
                 Ok(None) | Err(_) => Turn::Gone,
             },
@@ -117,14 +117,14 @@ impl Client {
             return Turn::WantsShutDown;
         }
         match handle(request, fds.into_iter().next(), store) {
-            Ok((answer, fd)) => self.answer(answer, fd),
-            Err(error) => self.answer(Answer::Failed(error.into()), None),
+            Ok((answer, fd)) => self.answer(&answer, fd),
+            Err(error) => self.answer(&Answer::Failed(error.into()), None),
         }
     }
 
     /// Gives an answer, now or when the client has room for it.
-    pub(super) fn answer(&mut self, answer: Answer, fd: Option<OwnedFd>) -> Turn {
-        let packet = Packet::new(&answer).or_else(|error| Packet::new(&Answer::Failed(error.into())));
+    pub(super) fn answer(&mut self, answer: &Answer, fd: Option<OwnedFd>) -> Turn {
+        let packet = Packet::new(answer).or_else(|error| Packet::new(&Answer::Failed(error.into())));
         let Ok(packet) = packet else { return Turn::Gone };
         self.state = State::Owed { packet, fd, why: Owed::QueueFull };
         self.pay()

@@ -163,7 +163,7 @@ impl ManagerServer {
         if let Some(mut client) = asked {
             let told = problems.iter().map(|error| Error::new(error.kind(), error.to_string()).into()).collect();
             // It has read its last answer before it asked, so there is room.
-            client.answer(Answer::ShutDown { problems: told }, None);
+            client.answer(&Answer::ShutDown { problems: told }, None);
         }
         Shutdown::in_order(problems)
     }
