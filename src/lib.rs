@@ -70,6 +70,7 @@
 compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
 
 mod array;
+mod blocks;
 mod error;
 mod layout;
 mod list;
@@ -84,11 +85,12 @@ mod wire;
 pub use {bytemuck, ndarray};
 
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
+pub use blocks::{ArrayInfo, BlockFile, BlockInfo, BlockKind, BlockLock, BlockOwner, BlockState, blocks};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
 pub use manager::{
-    BlockKind, ManagedBlock, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
+    ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};

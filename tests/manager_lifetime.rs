@@ -366,12 +366,12 @@ fn a_served_program_ends_in_order_by_ctrl_c_and_goes_on_after_it() {
 
 #[test]
 fn a_program_whose_output_is_read_to_its_end_is_not_waited_for_in_vain() {
+    const TEST: &str = "a_program_whose_output_is_read_to_its_end_is_not_waited_for_in_vain";
     if role().is_some() {
         let manager = SharedMemoryManager::builder().start_detached().unwrap();
         println!("server {}", manager.server_pid());
         return;
     }
-    const TEST: &str = "a_program_whose_output_is_read_to_its_end_is_not_waited_for_in_vain";
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", TEST, "--nocapture", "--test-threads=1"]).env("NDSHM_TEST_PEER", "starter ");
     // As `$(program)` does; it would never come to an end if the server held the pipe.

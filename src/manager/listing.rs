@@ -12,13 +12,13 @@ pub struct ManagedBlock {
     label: String,
     name: Option<String>,
     size: u64,
-    kind: BlockKind,
+    kind: ManagedKind,
 }
 
 /// What is in a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum BlockKind {
+pub enum ManagedKind {
     /// Bytes.
     Memory,
     /// A [`ShareableList`](crate::ShareableList).
@@ -44,10 +44,10 @@ pub enum BlockKind {
 impl ManagedBlock {
     pub(super) fn new(listed: Listed) -> Result<Self> {
         let kind = match listed.content {
-            Content::Memory => BlockKind::Memory,
-            Content::List { len } => BlockKind::List { len },
+            Content::Memory => ManagedKind::Memory,
+            Content::List { len } => ManagedKind::List { len },
             Content::Array { descr, shape, fortran, frozen } => {
-                BlockKind::Array { dtype: protocol::dtype(&descr)?, shape, fortran, frozen }
+                ManagedKind::Array { dtype: protocol::dtype(&descr)?, shape, fortran, frozen }
             }
         };
         Ok(Self { label: listed.label, name: listed.name, size: listed.size, kind })
@@ -69,14 +69,14 @@ impl ManagedBlock {
     }
 
     /// What is in it.
-    pub fn kind(&self) -> &BlockKind {
+    pub fn kind(&self) -> &ManagedKind {
         &self.kind
     }
 
     /// The element type, for an array.
     pub fn dtype(&self) -> Option<&DType> {
         match &self.kind {
-            BlockKind::Array { dtype, .. } => Some(dtype),
+            ManagedKind::Array { dtype, .. } => Some(dtype),
             _ => None,
         }
     }
@@ -84,13 +84,13 @@ impl ManagedBlock {
     /// The axis lengths, for an array.
     pub fn shape(&self) -> Option<&[usize]> {
         match &self.kind {
-            BlockKind::Array { shape, .. } => Some(shape),
+            ManagedKind::Array { shape, .. } => Some(shape),
             _ => None,
         }
     }
 
     /// Is it an array that nobody can write any more?
     pub fn is_frozen(&self) -> bool {
-        matches!(self.kind, BlockKind::Array { frozen: true, .. })
+        matches!(self.kind, ManagedKind::Array { frozen: true, .. })
     }
 }

@@ -41,7 +41,7 @@ use bytemuck::Pod;
 use ndarray::ShapeBuilder;
 
 pub use self::builder::ManagerBuilder;
-pub use self::listing::{BlockKind, ManagedBlock};
+pub use self::listing::{ManagedBlock, ManagedKind};
 pub use self::options::ManagedOptions;
 pub use self::publish::Publish;
 pub use self::server::ManagerServer;

@@ -116,6 +116,11 @@ impl Draft {
         &self.mapping
     }
 
+    /// The file, to be written through the kernel instead.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.fd()
+    }
+
     /// Gives the block its name, whole: `AlreadyExists` where the name is taken.
     pub(crate) fn publish(self) -> Result<SharedMemory> {
         let Self { file, lock, mapping, target } = self;

@@ -7,7 +7,7 @@ mod draft;
 mod freeze;
 mod held;
 mod ledger;
-mod name;
+pub(crate) mod name;
 mod options;
 mod shared_memory;
 
@@ -16,7 +16,7 @@ pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};
 pub(crate) use copy::{copy_in, copy_out};
 pub(crate) use draft::{Draft, Target};
 pub(crate) use held::{HeldName, check_is_memory};
+pub(crate) use ledger::{Owned, Record, is_ledger, owned, sweep_once};
 pub use ledger::{Pruned, PrunedBlock, prunable, prune};
-pub(crate) use ledger::{Record, sweep_once};
 pub use options::{HugePages, Reserve, SharedMemoryOptions};
 pub use shared_memory::SharedMemory;

@@ -72,6 +72,7 @@ mod format;
 #[cfg(test)]
 mod kill_tests;
 mod owner;
+mod owners;
 mod prune;
 mod record;
 mod remove;
@@ -79,6 +80,7 @@ mod step;
 mod sweep;
 
 pub(crate) use owner::{Noted, sweep_once};
+pub(crate) use owners::{Owned, is_ledger, owned};
 pub use prune::{Pruned, PrunedBlock, prunable, prune};
 pub(crate) use record::Record;
 pub(crate) use remove::{Removal, remove, remove_open, remove_within};
