@@ -13,6 +13,7 @@ use super::plan::{BlockAccess, BlockUse};
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::start::Role;
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
 use crate::sys::file;
 use crate::sys::lock::Patience;
@@ -187,7 +188,7 @@ impl Crew {
     }
 
     fn begin(&self, index: usize) -> Result<StartingWorker> {
-        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), index })
+        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), role: Role::Worker(index) })
     }
 
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
