@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, open, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
 use nix::unistd::{ftruncate, geteuid, linkat, unlink};
 
 use crate::sys::flock;
@@ -247,6 +247,13 @@ pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<FileId> {
     Ok(FileId::of(&stat_of(fd)?))
 }
 
+/// The file system that a directory is in, links followed.
+pub(crate) fn device(dir: &Path) -> Result<u64> {
+    stat(dir)
+        .map(|stat| stat.st_dev)
+        .map_err(|errno| Error::from_os(errno, format!("cannot inspect {}", dir.display())))
+}
+
 /// The user that a file belongs to.
 pub(crate) fn user(fd: BorrowedFd<'_>) -> Result<u32> {
     Ok(stat_of(fd)?.st_uid)
@@ -419,6 +426,10 @@ impl Unlinked {
 
     /// Does without a name.
     pub(crate) fn into_fd(self) -> OwnedFd {
+        if self.hidden.is_some() {
+            drop(self.hidden);
+            flock::release(self.fd.as_fd());
+        }
         self.fd
     }
 
@@ -442,7 +453,8 @@ impl Unlinked {
     }
 }
 
-fn link_fd(fd: BorrowedFd<'_>, path: &Path) -> nix::Result<()> {
+/// Gives a file that has none a name, which must not be there yet.
+pub(crate) fn link_fd(fd: BorrowedFd<'_>, path: &Path) -> nix::Result<()> {
     match linkat(AT_FDCWD, proc_path(fd).as_path(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EEXIST) => Err(Errno::EEXIST),

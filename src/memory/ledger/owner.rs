@@ -68,6 +68,12 @@ impl Noted {
         Ok(Self { owner, epoch: epoch(), shelf, index })
     }
 
+    /// Its number among this user's entries of this process in this file system: no other one of those has it for as long as
+    /// this lives.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Leaves the entry for whoever sweeps when this process is dead: the name could not be removed.
     pub(crate) fn leave(self) {
         std::mem::forget(self);

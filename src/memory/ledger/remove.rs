@@ -44,7 +44,16 @@ pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> R
     remove_until(patience(), path, is_it)
 }
 
-/// The same, with an end to its patience that many removals share.
+/// [`remove`] that waits no longer than this for another remover.
+pub(crate) fn remove_within(
+    patience: Duration,
+    path: &Path,
+    is_it: impl Fn(&OwnedFd) -> Result<bool>,
+) -> Result<Removal> {
+    remove_until(Instant::now() + patience, path, is_it)
+}
+
+/// The same, with an end to its patience that many removals can share.
 pub(super) fn remove_until(
     deadline: Instant,
     path: &Path,
@@ -114,8 +123,7 @@ fn lock<'a>(deadline: Instant, file: BorrowedFd<'a>, path: &Path) -> Result<Floc
             Err(Errno::EAGAIN) if Instant::now() < deadline => {}
             Err(Errno::EAGAIN) => {
                 let message = format!(
-                    "cannot remove {}: another process has locked it (flock) for over {PATIENCE:?}, as one does that \
-                     removes it",
+                    "cannot remove {}: another process has locked it (flock), as one does that removes it",
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::WouldBlock, message));
