@@ -34,6 +34,7 @@ Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command li
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Ls(Ls),
+    Inspect(Inspect),
     Load(Load),
     Save(Save),
     Rm(Rm),
@@ -69,6 +70,37 @@ Examples:
   ndshm ls
   ndshm ls climate wind
   ndshm ls --json | jq -r '.[] | select(.owner.state == \"dead\") | .name'";
+
+/// Show what is in a block: header, lock, statistics and a histogram
+///
+/// Statistics are exact and are taken under the block's lock, in two passes over the elements; nothing is
+/// mapped or kept in memory. Of complex elements the absolute values are counted.
+#[derive(Args, Debug)]
+#[command(after_help = INSPECT_HELP)]
+pub(crate) struct Inspect {
+    /// A name in /dev/shm, or a path (with a '/' in it): a .npy file, or /proc/PID/fd/N
+    #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
+    pub(crate) block: OsString,
+    /// Draw an array of two axes to this file, instead of statistics; at most 1024 pixels a side
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) png: Option<PathBuf>,
+    /// For scripts: a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long to wait where another program is just writing the block
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", default_value = "10")]
+    pub(crate) timeout: Duration,
+}
+
+const INSPECT_HELP: &str = "\
+A block is read at one moment: a writer is waited for, up to --timeout, and writers wait meanwhile.
+Programs that write without the lock, NumPy among them, are not held back.
+
+Examples:
+  ndshm inspect climate
+  ndshm inspect --png depth.png depth
+  ndshm inspect --json climate | jq .statistics.mean
+  ndshm inspect /proc/4711/fd/5";
 
 /// Load a .npy file into a named block, which stays until it is removed
 ///

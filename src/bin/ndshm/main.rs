@@ -12,8 +12,11 @@
 
 mod cli;
 mod commands;
+mod elements;
 mod options;
+mod picture;
 mod processes;
+mod statistics;
 mod table;
 mod terminal;
 mod text;

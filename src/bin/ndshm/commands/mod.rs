@@ -1,5 +1,6 @@
 //! What the tool does: one file a command.
 
+mod inspect;
 mod load;
 mod ls;
 mod prune;
@@ -21,6 +22,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
     let mut out = BufWriter::new(io::stdout().lock());
     let outcome = match cli.command {
         Command::Ls(options) => ls::run(&options, terminal, &mut out),
+        Command::Inspect(options) => inspect::run(&options, terminal, &mut out),
         Command::Load(options) => load::run(&options, terminal, &mut out),
         Command::Save(options) => save::run(&options, terminal, &mut out),
         Command::Rm(options) => rm::run(options),
