@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Save(Save),
     Rm(Rm),
     Prune(Prune),
+    Doctor(Doctor),
     Completions(Completions),
 }
 
@@ -171,6 +172,20 @@ pub(crate) struct Prune {
     /// Tell what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// For scripts: a JSON array of objects
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Look whether this machine is set up for shared memory, and say what could be changed
+///
+/// Sizes and fill of /dev/shm, memory and control groups; what the kernel can do, tried where that is possible; huge
+/// pages; limits on descriptors; what happens at logout. Nothing is changed.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: 1 where something does not work at all.\n\nExamples:\n  ndshm doctor\n  ndshm doctor --json | jq '.[] | select(.level == \"problem\")'"
+)]
+pub(crate) struct Doctor {
     /// For scripts: a JSON array of objects
     #[arg(long)]
     pub(crate) json: bool,
