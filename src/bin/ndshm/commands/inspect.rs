@@ -53,8 +53,8 @@ pub(crate) fn run(inspect: &Inspect, terminal: Terminal, out: &mut Out) -> Resul
 enum Content {
     Array {
         statistics: Option<Statistics>,
-        /// Why there are none, or what else is to be said.
-        note: Option<String>,
+        /// Why there are none, or where the picture is.
+        note: Option<(&'static str, String)>,
     },
     List {
         items: Vec<Result<Value, String>>,
@@ -79,11 +79,11 @@ impl Content {
             bar.finish_and_clear();
             picture.write_png(path)?;
             let note = format!("{}, {} × {} pixels", text::name(path.as_os_str()), picture.width(), picture.height());
-            return Ok(Self::Array { statistics: None, note: Some(note) });
+            return Ok(Self::Array { statistics: None, note: Some(("picture", note)) });
         }
         let Some(numeric) = numeric else {
             let note = format!("no statistics for elements of type '{}'", array.dtype());
-            return Ok(Self::Array { statistics: None, note: Some(note) });
+            return Ok(Self::Array { statistics: None, note: Some(("note", note)) });
         };
         let _locked = lock(file, inspect)?;
         let bar = terminal.bar("reading", 2 * array.nbytes() as u64);
@@ -121,7 +121,9 @@ impl Content {
         match self {
             Self::Array { statistics, note } => {
                 value["statistics"] = statistics.as_ref().map_or(serde_json::Value::Null, Statistics::json);
-                value["note"] = json!(note);
+                if let Some((name, note)) = note {
+                    value[*name] = json!(note);
+                }
             }
             Self::List { items, .. } => {
                 value["values"] =
@@ -137,8 +139,8 @@ impl Content {
                 if let Some(statistics) = statistics {
                     sheet.statistics(out, statistics)?;
                 }
-                if let Some(note) = note {
-                    sheet.line(out, "note", note)?;
+                if let Some((name, note)) = note {
+                    sheet.line(out, name, note)?;
                 }
             }
             Self::List { items, len } => {

@@ -15,6 +15,7 @@ use anyhow::Result;
 use crate::Outcome;
 use crate::cli::{Cli, Command};
 use crate::terminal::Terminal;
+use crate::text;
 
 /// Where commands write what was asked for. A write that fails is an `io::Error`, so that a closed pipe is known as one.
 pub(crate) type Out = BufWriter<StdoutLock<'static>>;
@@ -37,6 +38,6 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
 
 /// For scripts: indented, with a line end.
 pub(crate) fn write_json(out: &mut Out, value: &serde_json::Value) -> Result<()> {
-    writeln!(out, "{value:#}")?;
+    writeln!(out, "{}", text::printable_json(&format!("{value:#}")))?;
     Ok(())
 }
