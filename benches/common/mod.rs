@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{Bencher, BenchmarkGroup, Criterion, SamplingMode, Throughput};
+use ndshm::Pool;
 
 use crate::peer;
 
@@ -65,6 +66,16 @@ pub(crate) fn measure<S>(
         }
     });
     failure.map_or(Ok(()), |error| Err(format!("{name}: {error}").into()))
+}
+
+/// A pool as a program gets it that sets nothing but its size.
+pub(crate) fn pool(workers: usize) -> Result<Pool> {
+    Ok(Pool::builder().workers(workers).build()?)
+}
+
+/// The same number of threads beside the caller as such a pool has processes.
+pub(crate) fn threads(threads: usize) -> Result<rayon::ThreadPool> {
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
 }
 
 /// What `iters` runs say that they took, for those of which only a part counts.

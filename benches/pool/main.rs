@@ -30,9 +30,8 @@ mod start;
 use std::time::Duration;
 
 use criterion::Criterion;
-use ndshm::Pool;
 
-use common::{Group, Result, group, measure, variable};
+use common::{Group, Result, group, measure, pool, threads, variable};
 
 fn main() -> Result<()> {
     let criterion = Criterion::default()
@@ -48,14 +47,4 @@ fn main() -> Result<()> {
         kernel::kernels(criterion)?;
         start::start(criterion)
     })
-}
-
-/// Settings that a pool gets to be measured with belong here.
-fn pool(workers: usize) -> Result<Pool> {
-    Ok(Pool::builder().workers(workers).build()?)
-}
-
-/// The same number of threads beside the caller as the pool has processes.
-fn threads(threads: usize) -> Result<rayon::ThreadPool> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
 }

@@ -13,7 +13,7 @@ use super::elements::{Bytes, Elements, check_element, write_fresh};
 use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{self, BlockLayout, DType, trailer};
-use crate::memory::Target;
+use crate::memory::{Draft, SharedMemory, Target};
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// An array of zeros, anonymous. `shape` is as in [`ndarray::Array::zeros`]: `(3, 4)`, or `(3, 4).f()` for Fortran order.
@@ -212,6 +212,20 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     where
         Sh: ShapeBuilder<Dim = D>,
     {
+        self.build_and(Draft::publish, target, shape, fill)
+    }
+
+    /// The same, published by `publish`.
+    pub(crate) fn build_and<Sh, E>(
+        &self,
+        publish: impl FnOnce(Draft) -> Result<SharedMemory>,
+        target: Target,
+        shape: Sh,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, Failed<E>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
         check_element::<T>()?;
         let (dim, fortran) = dim_and_order(shape)?;
         let block = BlockLayout::new(size_of::<T>(), dim.slice())?;
@@ -226,13 +240,13 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         // SAFETY: mapped for writing for as long as the draft lives, which outlives the view; nobody else can reach it.
         fill(unsafe { elements.view_mut() }).map_err(Failed::Theirs)?;
         // Publishing moves the mapping's owner, not the mapping.
-        let memory = draft.publish()?;
+        let memory = publish(draft)?;
         Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)) })
     }
 }
 
 /// Who failed when an array was filled.
-pub(super) enum Failed<E> {
+pub(crate) enum Failed<E> {
     Ours(Error),
     Theirs(E),
 }

@@ -34,8 +34,10 @@ pub use frozen::{FreezeError, FrozenArray};
 pub use guard::{ReadGuard, WriteGuard};
 pub use options::ArrayOptions;
 
+pub(crate) use self::attach::read_header;
 pub(crate) use self::chunks::Source;
 pub(crate) use self::core::{Core, Held};
+pub(crate) use self::create::Failed;
 pub(crate) use self::elements::{Bytes, Elements};
 
 use crate::error::Result;

@@ -9,13 +9,14 @@ use serde::de::DeserializeOwned;
 use super::args::Args;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
-use super::protocol::{CallMessage, Outcome};
+use super::protocol::CallMessage;
+use super::results::Results;
 use super::running::Running;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial};
 use crate::array::Held;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// A call of a [`Pool`] with settings of its own, made with [`Pool::call`].
 ///
@@ -107,7 +108,7 @@ impl<'p> Call<'p> {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        self.run(&args, TaskRef::new::<A, R, Plain>(task))
+        self.run(&args, TaskRef::new::<A, R, Plain>(task))?.decode()
     }
 
     /// See [`Pool::for_each`].
@@ -116,7 +117,7 @@ impl<'p> Call<'p> {
     ///
     /// As there.
     pub fn for_each<A: Args>(self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
-        self.run::<A, ()>(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
+        self.run(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
     }
 
     /// See [`Pool::try_map`].
@@ -134,10 +135,10 @@ impl<'p> Call<'p> {
         R: Serialize + DeserializeOwned,
         E: fmt::Display,
     {
-        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))
+        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))?.decode()
     }
 
-    fn run<A: Args, R: DeserializeOwned>(mut self, args: &A, task: TaskRef) -> Result<Vec<R>> {
+    fn run<A: Args>(mut self, args: &A, task: TaskRef) -> Result<Results> {
         let mut ignore = |_| ();
         let progress: &mut dyn FnMut(Progress) = match &mut self.progress {
             Some(progress) => progress,
@@ -147,13 +148,13 @@ impl<'p> Call<'p> {
         args.describe(&mut plan)?;
         let division = plan.divide(self.pool.workers())?;
         if division.count == 0 {
-            return Ok(Vec::new());
+            return Ok(Results::new(0));
         }
         let settled = match &self.pool.kind {
             Kind::Workers(shared) => run_on_workers(shared, plan, division, task, self.retries, progress)?,
             Kind::Serial => serial::run(&plan, division, task, progress)?,
         };
-        decode(settled)
+        settled.failure.map_or(Ok(settled.results), Err)
     }
 }
 
@@ -205,25 +206,6 @@ pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
     if settled.cut_short {
         held.iter().for_each(Held::poison);
     }
-}
-
-fn decode<R: DeserializeOwned>(settled: Settled) -> Result<Vec<R>> {
-    if let Some(error) = settled.failure {
-        return Err(error);
-    }
-    settled
-        .outcomes
-        .into_iter()
-        .map(|outcome| match outcome {
-            Some(Outcome::Done(bytes)) => rmp_serde::from_slice(&bytes).map_err(|error| {
-                let name = std::any::type_name::<R>();
-                Error::new(ErrorKind::Serialization, format!("a task's result cannot be read as {name}"))
-                    .with_source(error)
-            }),
-            // A settled call without failure has a result for each chunk.
-            _ => Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result")),
-        })
-        .collect()
 }
 
 impl fmt::Debug for Call<'_> {

@@ -6,7 +6,7 @@
 //! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
 //! | `control`, `protocol` | the shared page and the messages |
-//! | `crew`, `running`, `tally` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `watch` | the thread that hears of workers' deaths |
 //! | `worker` | the worker's side |
 //! | `serial` | the same calls without worker processes |
@@ -18,6 +18,7 @@ mod control;
 mod crew;
 pub(crate) mod plan;
 mod protocol;
+mod results;
 mod running;
 mod serial;
 mod tally;

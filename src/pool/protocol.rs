@@ -55,7 +55,7 @@ pub(crate) enum ToWorker {
 }
 
 /// All that a worker has to know of a call.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CallMessage {
     pub(crate) call: u64,
     pub(crate) task: TaskAddress,
@@ -85,6 +85,18 @@ impl CallMessage {
         }
     }
 
+    /// How many of so many workers begin with a share of the tickets; parent and workers agree on it.
+    pub(crate) fn sharers(&self, workers: usize) -> usize {
+        self.tickets().min(workers)
+    }
+
+    /// Would workers do the same for both, but for the number of the call?
+    pub(crate) fn asks_the_same_as(&self, other: &Self) -> bool {
+        let Self { call: _, task, count, rows, len, blocks, leaves, left } = self;
+        (*task, *count, *rows, *len) == (other.task, other.count, other.rows, other.len)
+            && (blocks, leaves, left) == (&other.blocks, &other.leaves, &other.left)
+    }
+
     pub(crate) fn division(&self) -> Division {
         Division { count: self.count, rows: self.rows, len: self.len }
     }
@@ -106,11 +118,12 @@ pub(crate) enum ToParent {
     Forgotten,
 }
 
-/// How one chunk ended.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Outcome {
-    /// What the task returned, encoded.
-    Done(ByteBuf),
+/// How one chunk ended: with what the task returned, encoded, or without.
+pub(crate) type Outcome = std::result::Result<ByteBuf, TaskFailure>;
+
+/// Why a chunk has no result.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum TaskFailure {
     /// The task returned an error.
     Failed(String),
     Panicked {
@@ -121,31 +134,8 @@ pub(crate) enum Outcome {
     Broken(String),
 }
 
-/// Outcomes as they stand in a worker's area of the control page: each behind its length.
-pub(crate) fn encode_record(chunk: usize, outcome: &Outcome) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; RECORD_HEAD];
-    rmp_serde::encode::write(&mut bytes, &(chunk, outcome))
-        .map_err(|error| Error::new(ErrorKind::Serialization, "an outcome cannot be encoded").with_source(error))?;
-    let len = u32::try_from(bytes.len() - RECORD_HEAD).unwrap_or(u32::MAX);
-    bytes[..RECORD_HEAD].copy_from_slice(&len.to_ne_bytes());
-    Ok(bytes)
-}
-
-const RECORD_HEAD: usize = size_of::<u32>();
-
-/// The outcomes that stand in bytes of such an area; whole ones only.
-pub(crate) fn decode_records(mut bytes: &[u8]) -> Result<Vec<(usize, Outcome)>> {
-    let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
-    let mut outcomes = Vec::new();
-    while !bytes.is_empty() {
-        let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or_else(damaged)?;
-        let len = usize::try_from(u32::from_ne_bytes(*head)).map_err(|_| damaged())?;
-        let (record, rest) = rest.split_at_checked(len).ok_or_else(damaged)?;
-        outcomes.push(rmp_serde::from_slice(record).map_err(|error| damaged().with_source(error))?);
-        bytes = rest;
-    }
-    Ok(outcomes)
-}
+/// What a task that returns nothing returns, encoded.
+pub(crate) const NOTHING: [u8; 1] = [0xc0];
 
 /// A call's description, for the control page.
 pub(crate) fn encode_call(call: &CallMessage) -> Result<Vec<u8>> {

@@ -13,16 +13,16 @@
 //! arrays back before that: [`Running`] settles when it is dropped, so neither an early return nor a panic gets around it.
 //!
 //! Another worker takes the place of one that died, and goes on with the round. The chunk that the dead one had in its
-//! hands waits for the next round, which begins when every participant of this one has finished or was reaped. Only then
-//! is it sure which chunks are lost, those of workers among them that died between the ticket and their *current* word:
-//! the ones that were taken and have no outcome. And nobody can still be at work on one of them.
+//! hands waits for the next round, which begins when every participant of this one has finished or was reaped: nobody can
+//! still be at work on it then. So does what a worker took with it that died while it took tickets from another one; it
+//! had begun none of them, and they run in another round whether the call asks for retries or not.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunk::{Division, Progress};
-use super::control::{ControlPage, DESCRIPTION_LEN};
+use super::control::{ControlPage, Reader};
 use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::{self, CallMessage, Outcome, Packet, ToParent, ToWorker};
@@ -66,38 +66,25 @@ pub(crate) struct Running<'c> {
 /// What workers were told of last: a call of its own to them.
 struct Round {
     call: u64,
-    description: Vec<u8>,
-    tickets: usize,
-    /// See [`CallMessage::left`].
-    left: Option<Vec<usize>>,
+    /// The number that the description has on the page; `None` where it goes by mail.
+    described: Option<u64>,
+    message: Arc<CallMessage>,
+    /// Workers that begin with a share of the tickets.
+    sharers: usize,
     closed: bool,
-    /// Tickets that were taken, known once the round is closed.
-    taken: usize,
-    /// Chunks of this round whose worker died.
-    lost: BTreeSet<usize>,
-    /// How a worker ended that may have had a chunk in its hands without having noted it.
-    last_death: Option<String>,
 }
 
 impl Round {
-    fn new(message: &CallMessage) -> Result<Self> {
-        Ok(Self {
-            call: message.call,
-            description: protocol::encode_call(message)?,
-            tickets: message.tickets(),
-            left: message.left.clone(),
-            closed: false,
-            taken: 0,
-            lost: BTreeSet::new(),
-            last_death: None,
-        })
+    fn new(crew: &mut Crew, message: CallMessage) -> Result<Self> {
+        let (call, sharers) = (message.call, message.sharers(crew.len()));
+        let (message, described) = crew.describe(message)?;
+        Ok(Self { call, described, message, sharers, closed: false })
     }
 
-    fn chunk_of(&self, ticket: usize) -> Option<usize> {
-        match &self.left {
-            Some(left) => left.get(ticket).copied(),
-            None => Some(ticket),
-        }
+    /// The same for a worker that finds it in its mail.
+    fn packet(&self) -> Result<Packet> {
+        let message = CallMessage { call: self.call, ..CallMessage::clone(&self.message) };
+        Packet::new(&ToWorker::Call(Box::new(message)))
     }
 }
 
@@ -109,48 +96,57 @@ impl<'c> Running<'c> {
         message: CallMessage,
         retries: u32,
     ) -> Result<Self> {
+        let round = Round::new(crew, message)?;
         let mut running = Self {
             page: Arc::clone(crew.page()),
             home: epoch(),
             crew,
             blocks,
-            tally: Tally::new(message.division()),
+            tally: Tally::new(round.message.division()),
             retries,
             deaths: HashMap::new(),
-            round: Round::new(&message)?,
+            round,
             participants: Vec::new(),
             silenced: Vec::new(),
             replacements: 0,
         };
-        running.publish(message)?;
+        running.publish()?;
         Ok(running)
     }
 
     /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
-    fn publish(&mut self, message: CallMessage) -> Result<()> {
+    fn publish(&mut self) -> Result<()> {
         let there = (0..self.crew.len()).filter(|&index| self.crew.member(index).is_some());
-        let takers: Vec<usize> = there.take(self.round.tickets).collect();
-        for &index in &takers {
-            self.crew.lend(index, self.blocks)?;
-            if let Some(member) = self.crew.member_mut(index) {
-                member.read = 0;
-            }
-        }
-        // Those that find no description on the page get it by mail.
-        let mailed = self.round.description.len() > DESCRIPTION_LEN;
-        let packet = if mailed { Some(Packet::new(&ToWorker::Call(Box::new(message)))?) } else { None };
-        // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.participants = takers.iter().map(|&index| (index, true)).collect();
+        self.participants.clear();
+        self.participants.extend(there.take(self.round.message.tickets()).map(|index| (index, true)));
+        let prepared = self.prepare();
+        let Ok(packet) = prepared else {
+            // Nobody was told.
+            self.participants.clear();
+            return prepared.map(drop);
+        };
         self.replacements = self.most_replacements();
-        let announced = if mailed { 0 } else { takers.last().map_or(0, |last| last + 1) };
-        self.page.publish(self.round.call, announced, &self.round.description);
-        for &index in &takers {
-            match &packet {
-                Some(packet) => self.crew.send(index, packet),
-                None => self.page.worker_bell(index).ring(),
+        // From here on workers may touch what is lent, and this value sees to it that they are waited for.
+        self.page.open(self.round.call, self.round.sharers, self.round.message.tickets());
+        for &(index, _) in &self.participants {
+            match (&packet, self.round.described) {
+                (None, Some(id)) => self.page.announce(index, self.round.call, id),
+                (Some(packet), _) => self.crew.send(index, packet),
+                (None, None) => {}
             }
         }
         Ok(())
+    }
+
+    /// Lends the participants what they need. Where the description is not on the page there is a message to be sent.
+    fn prepare(&mut self) -> Result<Option<Packet>> {
+        for &(index, _) in &self.participants {
+            self.crew.lend(index, self.blocks)?;
+            if let Some(member) = self.crew.member_mut(index) {
+                member.outcomes = Reader::default();
+            }
+        }
+        if self.round.described.is_some() { Ok(None) } else { self.round.packet().map(Some) }
     }
 
     fn most_replacements(&self) -> usize {
@@ -164,18 +160,19 @@ impl<'c> Running<'c> {
         if self.crew.pids().is_empty() {
             return whole;
         }
-        let mut message = protocol::decode_call(&self.round.description)?;
-        message.call = self.crew.next_call();
-        message.left = Some(left);
-        self.round = Round::new(&message)?;
-        self.publish(message)
+        let call = self.crew.next_call();
+        let message = CallMessage { call, left: Some(left), ..CallMessage::clone(&self.round.message) };
+        self.round = Round::new(self.crew, message)?;
+        self.publish()
     }
 
     /// Gives the call to a worker that comes late.
     fn enlist(&mut self, index: usize) -> Result<()> {
         self.crew.lend(index, self.blocks)?;
-        let message = protocol::decode_call(&self.round.description)?;
-        let packet = Packet::new(&ToWorker::Call(Box::new(message)))?;
+        if let Some(member) = self.crew.member_mut(index) {
+            member.outcomes = Reader::default();
+        }
+        let packet = self.round.packet()?;
         self.participants.push((index, true));
         self.crew.send(index, &packet);
         Ok(())
@@ -200,7 +197,6 @@ impl<'c> Running<'c> {
                     }
                 }
             }
-            self.end_round();
             let left = self.tally.open();
             if left.is_empty() || self.tally.has_failed() {
                 break;
@@ -215,28 +211,21 @@ impl<'c> Running<'c> {
         Ok(tally.settle())
     }
 
-    /// Nobody works on the round any more: what was taken and has no outcome is lost.
-    fn end_round(&mut self) {
-        self.close();
-        let taken = (0..self.round.taken).filter_map(|ticket| self.round.chunk_of(ticket));
-        let lost: Vec<_> =
-            taken.filter(|chunk| self.tally.is_open(*chunk) && !self.round.lost.contains(chunk)).collect();
-        let death = self.round.last_death.take().unwrap_or_else(|| "a worker ended".to_owned());
-        for chunk in lost {
-            self.lose(chunk, ErrorKind::WorkerDied, &format!("{death} when it had taken"));
-        }
-    }
-
     /// Waits until something happens, and handles all that has.
     fn step(&mut self) {
-        let page = Arc::clone(&self.page);
-        let bell = page.parent_bell();
-        let count = bell.count();
-        if !self.look(false) {
-            bell.wait(count, self.crew.spin(), Some(UNEASE));
-            if bell.count() == count {
-                self.look(true);
-            }
+        if self.look(false) {
+            return;
+        }
+        let stirred = || {
+            let told = |&(index, talking): &(usize, bool)| {
+                let seen = self.crew.member(index).map(|member| member.news);
+                talking && (self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index)))
+            };
+            self.crew.has_news() || self.participants.iter().any(told)
+        };
+        self.page.wait_as_parent(self.crew.spin(), UNEASE, stirred);
+        if !stirred() {
+            self.look(true);
         }
     }
 
@@ -244,7 +233,9 @@ impl<'c> Running<'c> {
     fn look(&mut self, suspicious: bool) -> bool {
         let news = self.crew.take_news() || suspicious;
         let mut happened = news;
-        for (index, talking) in self.participants.clone() {
+        // From the last one on: who retires does not move those before it, and who joins has nothing to say yet.
+        for place in (0..self.participants.len()).rev() {
+            let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
             let finished = self.page.has_finished(index, self.round.call);
             if talking {
@@ -277,13 +268,20 @@ impl<'c> Running<'c> {
         let page = Arc::clone(&self.page);
         let mut happened = false;
         if let Some(member) = self.crew.member_mut(index) {
-            let bytes = page.appended(index, self.round.call, &mut member.read);
-            if !bytes.is_empty() {
-                happened = true;
-                let noted = protocol::decode_records(&bytes).is_ok_and(|outcomes| self.note(outcomes));
-                if !noted {
-                    self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
-                }
+            // Read before what it is about.
+            member.news = page.news(index);
+            let whose = (index, self.round.call, page.has_finished(index, self.round.call));
+            let (mut done, mut failed) = (false, false);
+            let read = member.outcomes.read(&page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
+                let noted = tally.note_entry(entry);
+                done |= noted == Noted::Done;
+                failed |= noted == Noted::Failed;
+                noted != Noted::Unexpected
+            });
+            self.hear_outcomes(done, failed);
+            match read {
+                Ok(any) => happened |= any,
+                Err(_) => self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned()),
             }
         }
         while self.is_heard(index) {
@@ -324,18 +322,21 @@ impl<'c> Running<'c> {
 
     /// `false` where one of the outcomes is none that was expected.
     fn note(&mut self, outcomes: Vec<(usize, Outcome)>) -> bool {
-        outcomes.into_iter().all(|(chunk, outcome)| match self.tally.note(chunk, outcome) {
-            Noted::Done => {
-                // It gets on.
-                self.replacements = self.most_replacements();
-                true
-            }
-            Noted::Failed => {
-                self.close();
-                true
-            }
-            Noted::Unexpected => false,
+        outcomes.into_iter().all(|(chunk, outcome)| {
+            let noted = self.tally.note(chunk, outcome);
+            self.hear_outcomes(noted == Noted::Done, noted == Noted::Failed);
+            noted != Noted::Unexpected
         })
+    }
+
+    fn hear_outcomes(&mut self, done: bool, failed: bool) {
+        if done {
+            // It gets on.
+            self.replacements = self.most_replacements();
+        }
+        if failed {
+            self.close();
+        }
     }
 
     /// Ends a worker that cannot be talked to; its pidfd tells when it is gone.
@@ -373,8 +374,9 @@ impl<'c> Running<'c> {
     fn mourn(&mut self, index: usize) {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
-        let taken = self.page.last_taken(index, self.round.call);
-        let lost = taken.and_then(|ticket| self.round.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
+        let drawn = self.page.last_drawn(index, self.round.call);
+        let lost =
+            drawn.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
         let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
         let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
@@ -384,12 +386,11 @@ impl<'c> Running<'c> {
             None => (ErrorKind::WorkerDied, ended.to_string()),
         };
         let death = format!("worker {index} (process {pid}) {how}");
-        match lost {
-            Some(chunk) => self.lose(chunk, kind, &format!("{death} while it ran")),
-            None => self.round.last_death = Some(death.clone()),
+        if let Some(chunk) = lost {
+            self.lose(chunk, kind, &format!("{death} while it ran"));
         }
         // Where there is work left, somebody has to do it.
-        if self.round.closed || !self.page.has_untaken(self.round.call, self.round.tickets) {
+        if self.round.closed || self.page.left(self.round.call, self.round.sharers) == 0 {
             return;
         }
         if lost.is_none() {
@@ -413,7 +414,6 @@ impl<'c> Running<'c> {
     /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
     fn lose(&mut self, chunk: usize, kind: ErrorKind, how: &str) {
         self.tally.note_cut_short(chunk);
-        self.round.lost.insert(chunk);
         let deaths = self.deaths.entry(chunk).or_default();
         *deaths += 1;
         let deaths = *deaths;
@@ -435,7 +435,7 @@ impl<'c> Running<'c> {
 
     fn close(&mut self) {
         if !std::mem::replace(&mut self.round.closed, true) {
-            self.round.taken = self.page.close(self.round.call, self.round.tickets);
+            self.page.close(self.round.call);
         }
     }
 }
@@ -473,8 +473,8 @@ mod tests {
         CallMessage { call: crew.next_call(), task, count, rows, len, blocks: Vec::new(), leaves, left: None }
     }
 
-    /// The call with its first ticket in the hands of a worker that dies before its *current* word says so.
-    fn settle_without_a_note(retries: u32) -> Settled {
+    #[test]
+    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
         let mut crew = Crew::start(2, Vec::new(), Duration::ZERO).unwrap();
         let page = Arc::clone(crew.page());
         let stopped = [0, 1].map(|index| {
@@ -487,29 +487,15 @@ mod tests {
             std::thread::yield_now();
         }
         let message = doubling(&mut crew);
-        let (call, tickets) = (message.call, message.tickets());
-        let running = Running::start(&mut crew, &[], message, retries).unwrap();
-        assert_eq!(page.take(1, call, tickets), Some(0));
+        let call = message.call;
+        let running = Running::start(&mut crew, &[], message, 0).unwrap();
+        // The second worker draws a ticket and dies before its *current* word says so.
+        assert_eq!(page.draw(1, call, 2), Some(3));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         running.crew.member(0).unwrap().process().pidfd.kill(libc::SIGCONT).unwrap();
-        running.finish(&mut |_| ()).unwrap()
-    }
-
-    #[test]
-    fn a_chunk_whose_worker_died_before_it_could_note_it_runs_again() {
-        let settled = settle_without_a_note(1);
+        let settled = running.finish(&mut |_| ()).unwrap();
         assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
-        assert!(settled.outcomes.iter().all(|outcome| matches!(outcome, Some(Outcome::Done(_)))));
-    }
-
-    #[test]
-    fn a_chunk_whose_worker_died_before_it_could_note_it_is_named() {
-        let settled = settle_without_a_note(0);
-        let error = settled.failure.unwrap();
-        assert_eq!(error.kind(), ErrorKind::WorkerDied);
-        assert!(matches!(error.rows(), [rows] if *rows == (0..1)), "{error:?}");
-        assert!(settled.cut_short);
-        assert!(error.to_string().contains("SIGKILL) when it had taken rows 0..1 (chunk 0 of 6)"), "{error}");
+        assert_eq!(settled.results.decode::<u32>().unwrap(), [0, 2, 4, 6, 8, 10]);
     }
 }

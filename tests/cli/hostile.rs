@@ -58,7 +58,7 @@ fn damaged_blocks_are_told_of() {
     }
     let huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99999999999), }";
     let many = [&i64::MAX.to_le_bytes()[..], &[0; 8]].concat();
-    let steps = [&1000_i64.to_le_bytes()[..], &[0xff; 40_000]].concat();
+    let steps = [&1000_i64.to_le_bytes()[..], &vec![0xff; 40_000]].concat();
     let blocks = [
         ("short", npy(F8, b"too short")),
         ("huge", npy(huge, b"")),

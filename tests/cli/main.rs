@@ -12,6 +12,7 @@ mod doctor;
 mod hostile;
 mod load;
 mod pipes;
+mod serve;
 mod terminal;
 mod transcripts;
 

@@ -24,6 +24,7 @@ Examples:
   ndshm inspect climate                  shape, state, statistics and a histogram
   ndshm save climate copy.npy            and back into a file
   ndshm rm climate                       when nobody needs it any more
+  ndshm serve --name climate             a manager, which owns blocks for other programs
   ndshm doctor                           is this machine set up for it?
 
 In Python a block is np.load(\"/dev/shm/climate\", mmap_mode=\"r+\"), in Rust
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Save(Save),
     Rm(Rm),
     Prune(Prune),
+    Serve(Serve),
     Doctor(Doctor),
     Completions(Completions),
 }
@@ -176,6 +178,33 @@ pub(crate) struct Prune {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// Run a manager: it owns blocks for the programs that connect to it, until it ends
+///
+/// Prints the address that programs of this user connect to, and serves until Ctrl-C, SIGTERM, or until a
+/// client shuts it down; then all blocks that it owns are removed. Where even the server is killed, the next program's sweep
+/// does it.
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct Serve {
+    /// A name to connect to, in place of a random address: letters, digits, '.', '_' and '-'
+    #[arg(short, long, visible_alias = "address", conflicts_with = "stop")]
+    pub(crate) name: Option<String>,
+    /// Serve in the background: print the address and return
+    #[arg(short, long, conflicts_with = "stop")]
+    pub(crate) detach: bool,
+    /// End the manager of that name or address
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stop: Option<String>,
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  ndshm serve --name climate             until Ctrl-C
+  ndshm serve --name climate --detach    and, when it is no longer needed:
+  ndshm serve --stop climate
+
+In Rust a program connects with SharedMemoryManager::connect(\"climate\").";
 
 /// Look whether this machine is set up for shared memory, and say what could be changed
 ///

@@ -7,6 +7,7 @@ mod ls;
 mod prune;
 mod rm;
 mod save;
+mod serve;
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -29,6 +30,10 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
         Command::Save(options) => save::run(&options, terminal, &mut out),
         Command::Rm(options) => rm::run(options),
         Command::Prune(options) => prune::run(&options, &mut out),
+        Command::Serve(options) => match &options.stop {
+            Some(address) => serve::stop(address, &mut out),
+            None => serve::run(&options, &mut out),
+        },
         Command::Doctor(options) => doctor::run(&options, terminal, &mut out),
         Command::Completions(options) => Ok(out.write_all(&options.script()).map(|()| Outcome::Done)?),
     }?;
