@@ -52,7 +52,7 @@ fn files_and_blocks() {
     });
     let data: Vec<u8> = depth.iter().flat_map(|value| value.to_le_bytes()).collect();
     let dict = "{'descr': '<f8', 'fortran_order': False, 'shape': (16, 24), }";
-    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("transcripts");
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/transcripts");
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("depth.npy"), npy(dict, &data)).unwrap();
     std::env::set_current_dir(env!("CARGO_MANIFEST_DIR")).unwrap();
