@@ -97,7 +97,7 @@ pub use manager::{
 pub use memory::{
     HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune,
 };
-pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
+pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
 
 /// The examples in the README are compiled and run.
