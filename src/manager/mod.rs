@@ -26,6 +26,8 @@ mod address;
 mod attach;
 mod builder;
 mod connection;
+#[cfg(test)]
+mod kill_tests;
 mod listing;
 mod options;
 mod protocol;
@@ -90,11 +92,11 @@ use crate::memory::{Record, SharedMemory};
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use ndshm::SharedMemoryManager;
 ///
-/// # ndshm::init();
 /// # fn main() -> ndshm::Result<()> {
+/// ndshm::init(); // early in main: turns a started copy of the program into the server
 /// let manager = SharedMemoryManager::start()?;
 /// let mut field = manager.options().label("field").array::<f64, _>((100, 100))?;
 /// field.write()?.fill(0.5);
@@ -196,9 +198,9 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
-    /// # ndshm::init();
+    /// ```standalone_crate
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = ndshm::SharedMemoryManager::start()?;
     /// let mut counts = manager.array::<u32, _>((2, 3))?;
     /// counts.write()?[[1, 2]] = 7;
@@ -241,9 +243,9 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
-    /// # ndshm::init();
+    /// ```standalone_crate
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = ndshm::SharedMemoryManager::start()?;
     /// let memory = manager.shared_memory(100)?;
     /// let ended = manager.shutdown()?;
