@@ -93,7 +93,7 @@ pub use manager::{
     ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
-pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
+pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
 
 /// The examples in the README are compiled and run.
