@@ -17,7 +17,7 @@ use crate::sys::listener::{self, Listener};
 use crate::sys::memfd;
 use crate::sys::socket::{MAX_FDS, MAX_MESSAGE, Socket};
 use crate::wire::{self, Packet};
-use crate::{ErrorKind, SharedArray, SharedMemory, SharedMemoryManager};
+use crate::{BlockKind, ErrorKind, SharedArray, SharedMemory, SharedMemoryManager};
 
 fn start() -> SharedMemoryManager {
     SharedMemoryManager::start().unwrap()
@@ -229,7 +229,9 @@ fn what_a_descriptor_holds_is_looked_at_and_not_believed() {
     assert!(matches!(publish(shrinking.as_fd(), Kind::Array), Answer::Labelled(_)));
     manager.options().label("good").array::<u8, _>(2).unwrap();
     crate::sys::file::set_size(shrinking.as_fd(), 100).unwrap();
-    assert_eq!(manager.list().unwrap().len(), 2);
+    let blocks = manager.list().unwrap();
+    assert!(matches!(blocks[0].kind(), BlockKind::Damaged { .. }), "{blocks:?}");
+    assert_eq!(blocks[1].shape(), Some([2].as_slice()));
     let error = manager.attach_frozen::<f64, ndarray::Ix1>("array-1").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Layout, "{error}");
     manager.remove("array-1").unwrap();
