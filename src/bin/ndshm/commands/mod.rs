@@ -1,5 +1,6 @@
 //! What the tool does: one file a command.
 
+mod bench;
 mod load;
 mod ls;
 mod prune;
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
         Command::Save(options) => save::run(&options, terminal, &mut out),
         Command::Rm(options) => rm::run(options),
         Command::Prune(options) => prune::run(&options, &mut out),
+        Command::Bench(options) => bench::run(&options, terminal, &mut out),
         Command::Completions(options) => Ok(out.write_all(&options.script()).map(|()| Outcome::Done)?),
     }?;
     out.flush()?;
