@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 use super::init::{init, is_initialized};
 use super::{Hello, Role};
 use crate::sys::exe::{self, Executable};
+use crate::sys::lock::Patience;
 use crate::sys::process::{Ended, PerProcess, PidFd, poll_readable, without_signals};
 use crate::sys::socket::Socket;
 use crate::{Error, ErrorKind, Result};
 
 /// How long a copy may take from its start to `init`.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often somebody whose patience may end looks whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a copy is started with.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +47,7 @@ pub(crate) struct WorkerProcess {
 /// the worker was killed before; `Unsupported` where copies of this program cannot be started.
 #[cfg(test)]
 pub(crate) fn spawn_worker(options: &SpawnOptions) -> Result<WorkerProcess> {
-    StartingWorker::begin(options)?.finish()
+    StartingWorker::begin(options)?.finish(None)
 }
 
 /// A worker, or a manager's server, that has not said hello yet: several can be begun before the first is waited for.
@@ -78,14 +82,14 @@ impl StartingWorker {
         Ok(worker)
     }
 
-    /// Waits for its hello, 10 seconds from its start at most.
-    pub(crate) fn finish(mut self) -> Result<WorkerProcess> {
-        let hello = self.hello()?;
+    /// Waits for its hello, 10 seconds from its start at most, and no longer than the patience lasts.
+    pub(crate) fn finish(mut self, patience: Option<&dyn Patience>) -> Result<WorkerProcess> {
+        let hello = self.hello(patience)?;
         self.check(&hello)?;
         self.process.take().ok_or_else(|| Error::new(ErrorKind::Closed, "the worker was taken before"))
     }
 
-    fn hello(&self) -> Result<Vec<u8>> {
+    fn hello(&self, patience: Option<&dyn Patience>) -> Result<Vec<u8>> {
         let Some(WorkerProcess { pidfd, socket, .. }) = &self.process else { return Ok(Vec::new()) };
         let deadline = self.since + HELLO_TIMEOUT;
         loop {
@@ -114,6 +118,10 @@ impl StartingWorker {
             if left.is_zero() {
                 return Err(never_came(self.role));
             }
+            if patience.is_some_and(Patience::is_over) {
+                return Err(Error::new(ErrorKind::WouldBlock, "a worker process was still starting"));
+            }
+            let left = if patience.is_some() { left.min(LOOK) } else { left };
             poll_readable(&[socket.as_fd(), pidfd.as_fd()], Some(left))
                 .map_err(|error| Error::from_os(error, format!("cannot wait for {}", self.role.noun())))?;
         }
@@ -315,7 +323,7 @@ mod tests {
             .map(|index| StartingWorker::begin(&SpawnOptions { env: env.clone(), role: Role::Worker(index) }).unwrap())
             .collect();
         for starting in begun {
-            let worker = starting.finish().unwrap();
+            let worker = starting.finish(None).unwrap();
             let env = std::fs::read(format!("/proc/{}/environ", worker.pid)).unwrap();
             let has = |wanted: &[u8]| env.split(|byte| *byte == 0).any(|entry| entry.starts_with(wanted));
             assert!(has(b"NDSHM_TEST_ADDED=yes") && !has(b"PATH="));
@@ -338,7 +346,7 @@ mod tests {
         let process = starting.process.as_ref().unwrap();
         // It may have said hello first, and then starting it was a success.
         process.pidfd.kill(libc::SIGKILL).unwrap();
-        if let Err(error) = starting.finish() {
+        if let Err(error) = starting.finish(None) {
             assert_eq!(error.kind(), ErrorKind::WorkerDied);
             let message = error.to_string();
             assert!(

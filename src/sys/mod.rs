@@ -7,6 +7,7 @@ pub(crate) mod flock;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod interrupt;
 pub(crate) mod listener;
 pub(crate) mod lock;
 pub(crate) mod map;

@@ -188,11 +188,11 @@ pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Waits until `fd` can be written to, or `other` is readable.
-pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+/// Waits until `fd` can be written to, `other` is readable, or the time is over.
+pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let mut polled = [PollFd::new(fd, PollFlags::POLLOUT), PollFd::new(other, PollFlags::POLLIN)];
     loop {
-        match ppoll(&mut polled, None, None) {
+        match ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => return Ok(()),

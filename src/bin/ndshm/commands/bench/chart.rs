@@ -1,7 +1,12 @@
 //! Bars as SVG, legible in light and dark.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
+
+use anyhow::{Context, Result};
 
 use super::comparisons::Comparison;
 use super::{Time, three_digits};
@@ -19,8 +24,29 @@ const HEADING: f64 = 32.0;
 const BAR: f64 = 16.0;
 const GAP: f64 = 6.0;
 
+/// The file that a chart goes to.
+pub(super) struct Chart<'p> {
+    path: &'p Path,
+    file: File,
+}
+
+impl<'p> Chart<'p> {
+    pub(super) fn create(path: &'p Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| cannot_write(path))?;
+        Ok(Self { path, file })
+    }
+
+    pub(super) fn draw(&mut self, comparisons: &[Comparison]) -> Result<()> {
+        self.file.write_all(svg(comparisons).as_bytes()).with_context(|| cannot_write(self.path))
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write the chart {}", path.display())
+}
+
 /// A panel for each comparison, on a scale of its own.
-pub(super) fn svg(comparisons: &[Comparison]) -> String {
+fn svg(comparisons: &[Comparison]) -> String {
     let mut body = String::new();
     let mut y = MARGIN;
     for Comparison { what, ours, rivals } in comparisons {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ndarray::{ArrayView1, Ix1};
-use ndshm::{Pool, SharedArray};
+use ndshm::{Pool, SharedArray, SharedMemory};
 
 use super::rival::Rival;
 use crate::terminal::Terminal;
@@ -60,6 +60,7 @@ pub(super) fn all(bytes: usize, effort: Effort, terminal: Terminal) -> Result<Ve
         (bytes, saxpy),
     ];
     let bar = terminal.steps("measuring", steps.len() as u64);
+    room_for(bytes)?;
     let measured = steps.into_iter().map(|(bytes, step)| {
         let comparison = step(bytes, effort);
         bar.inc(1);
@@ -68,6 +69,12 @@ pub(super) fn all(bytes: usize, effort: Effort, terminal: Terminal) -> Result<Ve
     let measured = measured.collect();
     bar.finish_and_clear();
     measured
+}
+
+/// An array and what it is compared with lie side by side. Plain memory that there is no room for would end the process.
+fn room_for(bytes: usize) -> Result<()> {
+    let room = SharedMemory::anonymous(bytes.saturating_mul(3));
+    room.map(drop).with_context(|| format!("too little memory to measure with arrays of {} MiB", bytes >> 20))
 }
 
 pub(super) fn sum(numbers: &[u64]) -> u64 {

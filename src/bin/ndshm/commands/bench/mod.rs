@@ -19,9 +19,10 @@ use std::fmt;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
+use self::chart::Chart;
 use self::comparisons::{Comparison, Effort};
 use self::conditions::{Condition, Steal};
 use super::{Out, write_json};
@@ -35,6 +36,8 @@ pub(super) fn run(options: &Bench, terminal: Terminal, out: &mut Out) -> Result<
         rival::receive(bytes)?;
         return Ok(Outcome::Done);
     }
+    // Nobody waits for a chart that cannot be written.
+    let mut chart = options.chart.as_deref().map(Chart::create).transpose()?;
     let mut conditions = conditions::before();
     if !options.json {
         write_conditions(&conditions, terminal, out)?;
@@ -52,9 +55,8 @@ pub(super) fn run(options: &Bench, terminal: Terminal, out: &mut Out) -> Result<
         write_table(&comparisons, terminal, out)?;
         write_conditions(&after, terminal, out)?;
     }
-    if let Some(path) = &options.chart {
-        let svg = chart::svg(&comparisons);
-        std::fs::write(path, svg).with_context(|| format!("cannot write the chart {}", path.display()))?;
+    if let Some(chart) = &mut chart {
+        chart.draw(&comparisons)?;
     }
     Ok(Outcome::Done)
 }
