@@ -10,6 +10,7 @@ use ndarray::{ArrayRef, ArrayView, ArrayViewMut, Dimension, ShapeBuilder};
 use super::SharedArray;
 use super::core::Core;
 use super::elements::{Bytes, Elements, check_element, write_fresh};
+use super::fill;
 use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{self, BlockLayout, DType, trailer};
@@ -54,6 +55,23 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// As for [`zeros`](Self::zeros).
     pub fn from_shape_fn<Sh: ShapeBuilder<Dim = D>>(shape: Sh, f: impl FnMut(D::Pattern) -> T) -> Result<Self> {
         Self::options().from_shape_fn(shape, f)
+    }
+
+    /// The same, with several threads at work where that pays; `f` may be called for any index at any time, once for each.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// Where `f` does, with its panic.
+    pub fn par_from_shape_fn<Sh>(shape: Sh, f: impl Fn(D::Pattern) -> T + Sync) -> Result<Self>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        T: Send,
+    {
+        Self::options().par_from_shape_fn(shape, f)
     }
 
     /// An array that `fill` has filled in; it begins as zeros. Nothing is left where `fill` fails or panics.
@@ -103,7 +121,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     ///
     /// As for [`zeros`](Self::zeros).
     pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh, value: T) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |mut view| view.fill(value))
+        self.make(self.target(), shape, |mut view| fill::with_value(&mut view, value))
     }
 
     /// See [`SharedArray::from_array`].
@@ -113,7 +131,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// As for [`zeros`](Self::zeros).
     pub fn from_array(self, array: &ArrayRef<T, D>) -> Result<SharedArray<T, D>> {
         let fortran = !array.is_standard_layout() && array.t().is_standard_layout();
-        self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| view.assign(array))
+        self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| fill::with_array(&mut view, array))
     }
 
     /// See [`SharedArray::from_shape_fn`].
@@ -127,6 +145,36 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         mut f: impl FnMut(D::Pattern) -> T,
     ) -> Result<SharedArray<T, D>> {
         self.make(self.target(), shape, |mut view| view.indexed_iter_mut().for_each(|(index, x)| *x = f(index)))
+    }
+
+    /// See [`SharedArray::par_from_shape_fn`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::SharedArray;
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// # let name = format!("waves_{}", std::process::id());
+    /// let step = 0.01;
+    /// let waves = SharedArray::options().name(name).par_from_shape_fn((300, 200), |(i, j)| (step * (i * j) as f64).sin())?;
+    /// assert_eq!(waves.read()?[[100, 30]], 30_f64.sin());
+    /// # Ok(()) }
+    /// ```
+    pub fn par_from_shape_fn<Sh>(self, shape: Sh, f: impl Fn(D::Pattern) -> T + Sync) -> Result<SharedArray<T, D>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        T: Send,
+    {
+        self.make(self.target(), shape, |view| fill::with_function(view, f))
     }
 
     /// See [`SharedArray::fill_with`]. The array gets its name only when `fill` has succeeded, so nobody ever attaches to

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::layout;
 use crate::memory::name::{self, OwnedName};
-use crate::memory::{Block, HugePages, LockHandle, SharedMemoryOptions, copy};
+use crate::memory::{Block, LockHandle, SharedMemoryOptions, copy};
 use crate::sys::file::{self, Links};
 use crate::sys::map::{Access, Mapping, round_to_pages};
 use crate::{Error, ErrorKind, Result};
@@ -193,8 +193,7 @@ impl SharedMemory {
             Error::new(ErrorKind::InvalidSize, format!("{whereabouts} has {size} bytes, more than can be mapped"))
         })?;
         let lock = file::reopen(file.as_fd(), access)?;
-        let align_huge = options.huge_pages != HugePages::Never;
-        let mapping = Mapping::new(file.as_fd(), len, access, align_huge, options.core_dump)?;
+        let mapping = Mapping::new(file.as_fd(), len, access, options.aligns(len), options.core_dump)?;
         if options.populate {
             mapping.populate(0..len, access == Access::ReadWrite)?;
         }

@@ -14,3 +14,4 @@ pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod space;
 pub(crate) mod stamp;
+pub(crate) mod threads;

@@ -26,7 +26,7 @@ pub(crate) enum Place<'a> {
 }
 
 impl Place<'_> {
-    fn is_memory(self) -> bool {
+    pub(crate) fn is_memory(self) -> bool {
         match self {
             Self::Anonymous => true,
             Self::Directory(dir) => statfs(dir).is_ok_and(|stat| {
