@@ -59,6 +59,8 @@
 //! Anonymous memory goes with the last process that has it. A name in `/dev/shm` is removed by the process that created
 //! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`].
 //!
+//! The memory of a dropped anonymous array is kept for the next one of its size, within limits: see [`spare`].
+//!
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
@@ -82,7 +84,7 @@ pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadG
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
-pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
+pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune, spare};
 pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
 

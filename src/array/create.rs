@@ -14,7 +14,8 @@ use super::fill;
 use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{self, BlockLayout, DType, trailer};
-use crate::memory::Target;
+use crate::memory::{Draft, SharedMemory, Target, spare};
+use crate::sys::map::Mapping;
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// An array of zeros, anonymous. `shape` is as in [`ndarray::Array::zeros`]: `(3, 4)`, or `(3, 4).f()` for Fortran order.
@@ -112,7 +113,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     ///
     /// As there, and [`AlreadyExists`](ErrorKind::AlreadyExists) or [`InvalidName`](ErrorKind::InvalidName) because of the name.
     pub fn zeros<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |_| ())
+        self.make(self.target(), shape, Before::Zeros, |_| ())
     }
 
     /// See [`SharedArray::from_elem`].
@@ -121,7 +122,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     ///
     /// As for [`zeros`](Self::zeros).
     pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh, value: T) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |mut view| fill::with_value(&mut view, value))
+        self.make(self.target(), shape, Before::Anything, |mut view| fill::with_value(&mut view, value))
     }
 
     /// See [`SharedArray::from_array`].
@@ -131,7 +132,9 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// As for [`zeros`](Self::zeros).
     pub fn from_array(self, array: &ArrayRef<T, D>) -> Result<SharedArray<T, D>> {
         let fortran = !array.is_standard_layout() && array.t().is_standard_layout();
-        self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| fill::with_array(&mut view, array))
+        self.make(self.target(), array.raw_dim().set_f(fortran), Before::Anything, |mut view| {
+            fill::with_array(&mut view, array);
+        })
     }
 
     /// See [`SharedArray::from_shape_fn`].
@@ -144,7 +147,9 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         shape: Sh,
         mut f: impl FnMut(D::Pattern) -> T,
     ) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |mut view| view.indexed_iter_mut().for_each(|(index, x)| *x = f(index)))
+        self.make(self.target(), shape, Before::Anything, |mut view| {
+            view.indexed_iter_mut().for_each(|(index, x)| *x = f(index));
+        })
     }
 
     /// See [`SharedArray::par_from_shape_fn`].
@@ -174,7 +179,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         Sh: ShapeBuilder<Dim = D>,
         T: Send,
     {
-        self.make(self.target(), shape, |view| fill::with_function(view, f))
+        self.make(self.target(), shape, Before::Anything, |view| fill::with_function(view, f))
     }
 
     /// See [`SharedArray::fill_with`]. The array gets its name only when `fill` has succeeded, so nobody ever attaches to
@@ -208,7 +213,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         Sh: ShapeBuilder<Dim = D>,
         E: From<Error>,
     {
-        match self.build(self.target(), shape, fill) {
+        match self.build(self.target(), shape, Before::Zeros, fill) {
             Ok(array) => Ok(array),
             Err(Failed::Ours(error)) => Err(error.into()),
             Err(Failed::Theirs(error)) => Err(error),
@@ -227,7 +232,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
                 format!("a file has a path, not the name {name:?} in /dev/shm as well"),
             ));
         }
-        self.make(Target::Path(path.as_ref().to_owned()), shape, |_| ())
+        self.make(Target::Path(path.as_ref().to_owned()), shape, Before::Zeros, |_| ())
     }
 
     /// Builds with a `fill` that cannot fail.
@@ -235,12 +240,13 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         &self,
         target: Target,
         shape: Sh,
+        before: Before,
         fill: impl FnOnce(ArrayViewMut<'_, T, D>),
     ) -> Result<SharedArray<T, D>>
     where
         Sh: ShapeBuilder<Dim = D>,
     {
-        let built = self.build(target, shape, |view| {
+        let built = self.build(target, shape, before, |view| {
             fill(view);
             Ok::<(), Infallible>(())
         });
@@ -255,6 +261,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         &self,
         target: Target,
         shape: Sh,
+        before: Before,
         fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
     ) -> Result<SharedArray<T, D>, Failed<E>>
     where
@@ -264,18 +271,58 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         let (dim, fortran) = dim_and_order(shape)?;
         let block = BlockLayout::new(size_of::<T>(), dim.slice())?;
         let header = layout::encode_header(&DType::of::<T>(), fortran, dim.slice())?;
-        let draft = self.memory.draft(target, block.total_len)?;
-        let bytes = Bytes::of(draft.mapping(), block.total_len);
-        // SAFETY: the draft is mapped for writing and has no name yet, so this is the only process that can reach it.
+        let recipe = self.memory.recipe(block.total_len).filter(|_| target == Target::Anonymous);
+        let fresh = match recipe.and_then(spare::take) {
+            Some(memory) => Fresh::Spare(memory),
+            None => Fresh::Draft(self.memory.draft(target, block.total_len)?),
+        };
+        let bytes = Bytes::of(fresh.mapping(), block.total_len);
+        // SAFETY: a draft is mapped for writing and has no name yet, a spare block is mapped for writing and no task runs
+        // that was given it, so this is the only process that can reach it, through this value alone.
         unsafe { write_fresh(bytes, 0, &header) };
+        let data_end = block.data_offset + block.data_len;
+        let gap = vec![0; block.trailer_offset - data_end];
+        // SAFETY: as above.
+        unsafe { write_fresh(bytes, data_end, &gap) };
         // SAFETY: as above.
         unsafe { write_fresh(bytes, block.trailer_offset, &trailer::encode_trailer()) };
         let elements = Elements::new(bytes, block.data_offset, dim, fortran)?;
-        // SAFETY: mapped for writing for as long as the draft lives, which outlives the view; nobody else can reach it.
-        fill(unsafe { elements.view_mut() }).map_err(Failed::Theirs)?;
+        // SAFETY: mapped for writing for as long as `fresh` lives, which outlives the view; nobody else can reach it.
+        let mut view = unsafe { elements.view_mut() };
+        if before == Before::Zeros && matches!(fresh, Fresh::Spare(_)) {
+            fill::with_zeros(&mut view);
+        }
+        fill(view).map_err(Failed::Theirs)?;
         // Publishing moves the mapping's owner, not the mapping.
-        let memory = draft.publish()?;
-        Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)) })
+        let memory = match fresh {
+            Fresh::Draft(draft) => draft.publish()?,
+            Fresh::Spare(memory) => memory,
+        };
+        Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)).reusable(recipe) })
+    }
+}
+
+/// What the elements are before they are filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Zeros,
+    /// All of them are going to be written, and nobody looks before that.
+    Anything,
+}
+
+/// Memory that nobody else can reach.
+enum Fresh {
+    Draft(Draft),
+    /// It holds what its last array did.
+    Spare(SharedMemory),
+}
+
+impl Fresh {
+    fn mapping(&self) -> &Mapping {
+        match self {
+            Self::Draft(draft) => draft.mapping(),
+            Self::Spare(memory) => memory.mapping(),
+        }
     }
 }
 

@@ -15,6 +15,14 @@ fn elements_of_piece<T>() -> usize {
     (PIECE / size_of::<T>()).max(1)
 }
 
+/// Every byte of every element becomes 0.
+pub(super) fn with_zeros<T: Pod, D: Dimension>(view: &mut ArrayViewMut<'_, T, D>) {
+    let Some(elements) = view.as_slice_memory_order_mut() else { return view.fill(T::zeroed()) };
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(elements);
+    let len = bytes.len();
+    share_out(bytes.chunks_mut(PIECE), len, |piece| piece.fill(0));
+}
+
 /// Every element becomes `value`.
 pub(super) fn with_value<T: Pod, D: Dimension>(view: &mut ArrayViewMut<'_, T, D>, value: T) {
     let Some(elements) = view.as_slice_memory_order_mut() else { return view.fill(value) };

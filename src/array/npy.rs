@@ -12,6 +12,7 @@ use ndarray::Dimension;
 
 use super::SharedArray;
 use super::attach::{checked_dim, read_header};
+use super::create::{Before, Failed};
 use super::elements::check_element;
 use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,9 +96,9 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
             });
             first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |error| Err(failed(error)))
         };
-        match self.build(self.target(), dim.set_f(header.fortran_order), read_data) {
+        match self.build(self.target(), dim.set_f(header.fortran_order), Before::Anything, read_data) {
             Ok(array) => Ok(array),
-            Err(super::create::Failed::Ours(error) | super::create::Failed::Theirs(error)) => Err(error),
+            Err(Failed::Ours(error) | Failed::Theirs(error)) => Err(error),
         }
     }
 }

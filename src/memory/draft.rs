@@ -18,6 +18,7 @@ use nix::fcntl::SealFlag;
 use crate::memory::ledger::{self, Noted, step};
 use crate::memory::name::{self, OwnedName};
 use crate::memory::shared_memory::Whereabouts;
+use crate::memory::spare;
 use crate::memory::{Block, HugePages, LockHandle, SharedMemory, SharedMemoryOptions};
 use crate::sys::file::{self, SHM_DIR, Unlinked};
 use crate::sys::map::{Access, HUGE_PAGE, Mapping, Patience};
@@ -72,6 +73,16 @@ fn create_file(target: &Target) -> Result<Unlinked> {
 
 impl Draft {
     pub(super) fn new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
+        match Self::try_new(options, target.clone(), size) {
+            // What is kept for reuse is room too.
+            Err(error) if error.kind() == ErrorKind::NoSpace && spare::release() > 0 => {
+                Self::try_new(options, target, size)
+            }
+            made => made,
+        }
+    }
+
+    fn try_new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
         if matches!(target, Target::Generated | Target::Named(_)) {
             // What dead processes have left may have the name or the room that this one wants.
             ledger::sweep_once();

@@ -1,6 +1,7 @@
 //! How a block is made or attached.
 
 use crate::memory::draft::Target;
+use crate::memory::spare::Recipe;
 use crate::memory::{Draft, SharedMemory, name};
 use crate::sys::map::{Access, HUGE_PAGE};
 use crate::{Error, ErrorKind, Result};
@@ -162,6 +163,13 @@ impl SharedMemoryOptions {
     pub(crate) fn huge_pages_of(&self, size: usize) -> HugePages {
         let worthwhile = self.is_eager() && size >= HUGE_PAGE;
         self.huge_pages.unwrap_or(if worthwhile { HugePages::Try } else { HugePages::Never })
+    }
+
+    /// What an anonymous block of `size` bytes has to be like to stand in for one that these options make; `None` where none
+    /// can.
+    pub(crate) fn recipe(&self, size: usize) -> Option<Recipe> {
+        let plain = self.mode.is_none() && self.reserve == Reserve::Now && !self.core_dump;
+        plain.then(|| Recipe { size, huge_pages: self.huge_pages_of(size) })
     }
 
     /// Whether a mapping of `size` bytes is aligned so that huge pages that are there, or come, can be used.

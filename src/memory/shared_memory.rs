@@ -446,6 +446,18 @@ impl SharedMemory {
         Ok(fd.as_fd())
     }
 
+    /// Is this the only handle on memory that nobody but this process and workers of its pools ever could reach, and is it
+    /// mapped for writing?
+    pub(crate) fn is_unshared(&self) -> bool {
+        let mapping = &self.mapping;
+        self.whereabouts == Whereabouts::Anonymous
+            && self.shared.is_none()
+            && mapping.is_here()
+            && mapping.is_mapped()
+            && mapping.access() == Access::ReadWrite
+            && self.lock.is_sole_and_private()
+    }
+
     /// Another open file description of the block. Whoever lets it out of this process ends the block's privacy first.
     pub(crate) fn reopen(&self, access: Access) -> Result<OwnedFd> {
         file::reopen(self.file.as_fd(), access)

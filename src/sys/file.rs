@@ -334,6 +334,12 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Gives back the memory of the first `size` bytes, which are zeros from then on, whoever has them mapped.
+pub(crate) fn punch(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
+    let len = to_off_t(size).map_err(|_| Errno::EFBIG)?;
+    retry(|| fallocate(fd, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len))
+}
+
 fn write_zeros(fd: BorrowedFd<'_>, from: usize, size: usize) -> Result<(), Errno> {
     let zeros = vec![0_u8; 1 << 20];
     let mut at = from;

@@ -93,6 +93,11 @@ fn no_room(size: usize, room: &Room) -> Error {
     Error::new(ErrorKind::NoSpace, format!("no room for {asked}: {free} free in {what}; {advice}, or ask for less"))
 }
 
+/// How many bytes the machine and this process's control groups have free; `None` where nobody says.
+pub(crate) fn free_memory() -> Option<u64> {
+    machine().into_iter().chain(control_groups()).map(|room| room.free).min()
+}
+
 fn rooms(place: Place<'_>, memory_too: bool) -> Vec<Room> {
     let mut rooms = Vec::new();
     if let Place::Directory(dir) = place {
