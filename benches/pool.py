@@ -17,7 +17,7 @@ from multiprocessing import Pool
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
-from ratios import duration, measured, table, target_dir, times
+from results import duration, measured, table, target_dir, times
 
 REQUIREMENTS = ["numpy", "joblib"]
 CHUNKS = 4096

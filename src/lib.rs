@@ -69,6 +69,7 @@
 compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
 
 mod array;
+mod blocks;
 mod error;
 mod layout;
 mod list;
@@ -76,11 +77,13 @@ mod memory;
 mod pool;
 mod start;
 mod sys;
+mod wire;
 
 /// The crates whose types stand in this one's signatures, in the versions that fit.
 pub use {bytemuck, ndarray};
 
 pub use array::{ArrayOptions, Chunks, ChunksMut, FreezeError, FrozenArray, ReadGuard, SharedArray, WriteGuard};
+pub use blocks::{ArrayInfo, BlockFile, BlockInfo, BlockKind, BlockLock, BlockOwner, BlockState, blocks};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};

@@ -1,5 +1,6 @@
 //! The memory of dropped arrays serves the next ones: with nothing of theirs in it, within limits, and only where nobody
 //! else could have it.
+#![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "forks")]
 

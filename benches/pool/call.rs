@@ -9,8 +9,8 @@ use criterion::{Criterion, Throughput};
 use ndarray::Ix1;
 use ndshm::{Pool, Reserve, SharedArray};
 
-use crate::peer::{Channel, Peer, PingPong, Stream, Waiting};
 use crate::place::{Place, Placed};
+use crate::rival::{Channel, PingPong, Rival, Stream, Waiting};
 use crate::{Group, Result, group, measure, pool};
 
 /// What a caller does between two calls: longer than anybody spins, so that the worker is asleep.
@@ -44,29 +44,29 @@ pub(crate) fn calls(criterion: &mut Criterion) -> Result<()> {
 }
 
 fn limits(group: &mut Group<'_>, place: Place, rhythm: Rhythm) -> Result<()> {
-    peer(group, "futex ping-pong", place, rhythm, || PingPong::start(Waiting::Asleep))?;
+    rival(group, "futex ping-pong", place, rhythm, || PingPong::start(Waiting::Asleep))?;
     // On one processor, where the scheduler may put both, each would spin until it is taken away; and it never pauses.
     if let (Place::TwoProcessors, Rhythm::BackToBack) = (place, rhythm) {
-        peer(group, "spin ping-pong", place, rhythm, || PingPong::start(Waiting::Spinning))?;
+        rival(group, "spin ping-pong", place, rhythm, || PingPong::start(Waiting::Spinning))?;
     }
-    peer(group, "pipe", place, rhythm, Stream::at_pipes)?;
-    peer(group, "socket pair", place, rhythm, Stream::at_socket)?;
-    peer(group, "ipc-channel", place, rhythm, Channel::start)
+    rival(group, "pipe", place, rhythm, Stream::at_pipes)?;
+    rival(group, "socket pair", place, rhythm, Stream::at_socket)?;
+    rival(group, "ipc-channel", place, rhythm, Channel::start)
 }
 
-fn peer<P: Peer>(
+fn rival<R: Rival>(
     group: &mut Group<'_>,
     name: &str,
     place: Place,
     rhythm: Rhythm,
-    start: impl FnOnce() -> Result<P>,
+    start: impl FnOnce() -> Result<R>,
 ) -> Result<()> {
     let placed = || {
-        let peer = start()?;
-        let placed = place.put(peer.pid())?;
-        Ok((peer, placed))
+        let rival = start()?;
+        let placed = place.put(rival.pid())?;
+        Ok((rival, placed))
     };
-    measure_calls(group, name, rhythm, placed, |(peer, _)| peer.round_trip())
+    measure_calls(group, name, rhythm, placed, |(rival, _)| rival.round_trip())
 }
 
 fn pools(group: &mut Group<'_>, place: Place, rhythm: Rhythm) -> Result<()> {

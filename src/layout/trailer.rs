@@ -52,6 +52,14 @@ pub(crate) fn is_trailer(bytes: &[u8]) -> bool {
         && bytes[VERSION_OFFSET..WRITER_OFFSET] == VERSION.to_le_bytes()
 }
 
+/// The process that is writing and the generation, of a trailer of this version.
+pub(crate) fn parse(bytes: &[u8]) -> Option<(u32, u64)> {
+    let bytes: &[u8; TRAILER_LEN] = bytes.first_chunk().filter(|bytes| is_trailer(*bytes))?;
+    let writer = u32::from_le_bytes(*bytes[WRITER_OFFSET..].first_chunk()?);
+    let generation = u64::from_le_bytes(*bytes[GENERATION_OFFSET..].first_chunk()?);
+    Some((writer, generation))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +86,8 @@ mod tests {
         written[WRITER_OFFSET] = 7;
         written[GENERATION_OFFSET] = 9;
         assert!(is_trailer(&written));
+        assert_eq!(parse(&written), Some((7, 9)));
+        assert_eq!((parse(&[0; 64]), parse(&trailer[..63])), (None, None));
     }
 
     #[test]

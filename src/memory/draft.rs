@@ -9,7 +9,7 @@
 //! So nobody ever sees a block half made, an existing name is an error and not a race, and a failure at any step leaves
 //! nothing behind.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -120,13 +120,18 @@ impl Draft {
             file::reserve(fd, size).map_err(|errno| space::refused(place, size, errno))?;
         }
         if options.populate {
-            mapping.populate(0..size, true)?;
+            mapping.populate(0..size, !place.is_memory())?;
         }
         Ok(Self { file, lock, mapping, target })
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// The file, to be written through the kernel instead.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.fd()
     }
 
     /// Gives the block its name, whole: `AlreadyExists` where the name is taken.

@@ -195,7 +195,7 @@ impl SharedMemory {
         let lock = file::reopen(file.as_fd(), access)?;
         let mapping = Mapping::new(file.as_fd(), len, access, options.aligns(len), options.core_dump)?;
         if options.populate {
-            mapping.populate(0..len, access == Access::ReadWrite)?;
+            mapping.populate(0..len, false)?;
         }
         let lock = LockHandle::new(Block::open(lock, access, false)?);
         Ok(Self::assemble(file, lock, mapping, whereabouts, None))

@@ -9,13 +9,14 @@ use serde::de::DeserializeOwned;
 use super::args::Args;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
-use super::protocol::{CallMessage, Outcome};
+use super::protocol::CallMessage;
+use super::results::Results;
 use super::running::Running;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial};
 use crate::array::Held;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// A call of a [`Pool`] with settings of its own, made with [`Pool::call`].
 ///
@@ -38,6 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[must_use = "a call does nothing until it is given a task"]
 pub struct Call<'p> {
     pool: &'p Pool,
+    retries: u32,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
 }
 
@@ -47,13 +49,52 @@ pub struct Call<'p> {
 )]
 impl<'p> Call<'p> {
     pub(super) fn new(pool: &'p Pool) -> Self {
-        Self { pool, progress: None }
+        Self { pool, retries: 0, progress: None }
     }
 
     /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
     /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Runs chunks whose worker has died again, each at most `retries` times; by default not at all.
+    ///
+    /// For tasks that may run twice over the same rows. A worker may die anywhere in a task, with none, some or all of its
+    /// rows written, and also when the task has ended but the pool does not know it yet; nothing is put back before the
+    /// chunk runs again. So `out.assign(&(&src * 2.0))`, which reads one array and writes another, comes out right
+    /// whatever happens, and so does what depends on [`Chunk::rows`] alone. But `a *= 2.0` doubles some elements twice.
+    /// The same goes for what a task does outside of its arrays, such as writing to a file.
+    ///
+    /// With retries the death of a worker does not end the call: the others go on and another worker takes its place. The
+    /// lost chunks run when all others have ended, and after the dead workers were reaped, so that no two workers ever
+    /// have the same chunk. A task that panics or returns an error is not run again and ends the call as always. Where
+    /// every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
+    /// over the chunk. [`Pool::serial`] has no workers that could die.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use ndshm::{Param, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let mut squares = SharedArray::<usize, _>::zeros(100)?;
+    ///     let unlucky = pool.worker_pids()[0];
+    ///     pool.call().retries(2).for_each((squares.chunks_mut().rows(1), Param(&unlucky)), |(mut row, unlucky), chunk| {
+    ///         if std::process::id() == unlucky {
+    ///             std::process::abort();
+    ///         }
+    ///         row.fill(chunk.index() * chunk.index());
+    ///     })?;
+    ///     assert_eq!(squares.read()?[9], 81);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
         self
     }
 
@@ -67,7 +108,7 @@ impl<'p> Call<'p> {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        self.run(&args, TaskRef::new::<A, R, Plain>(task))
+        self.run(&args, TaskRef::new::<A, R, Plain>(task))?.decode()
     }
 
     /// See [`Pool::for_each`].
@@ -76,7 +117,7 @@ impl<'p> Call<'p> {
     ///
     /// As there.
     pub fn for_each<A: Args>(self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
-        self.run::<A, ()>(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
+        self.run(&args, TaskRef::new::<A, (), Plain>(task)).map(drop)
     }
 
     /// See [`Pool::try_map`].
@@ -94,10 +135,10 @@ impl<'p> Call<'p> {
         R: Serialize + DeserializeOwned,
         E: fmt::Display,
     {
-        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))
+        self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))?.decode()
     }
 
-    fn run<A: Args, R: DeserializeOwned>(mut self, args: &A, task: TaskRef) -> Result<Vec<R>> {
+    fn run<A: Args>(mut self, args: &A, task: TaskRef) -> Result<Results> {
         let mut ignore = |_| ();
         let progress: &mut dyn FnMut(Progress) = match &mut self.progress {
             Some(progress) => progress,
@@ -107,13 +148,13 @@ impl<'p> Call<'p> {
         args.describe(&mut plan)?;
         let division = plan.divide(self.pool.workers())?;
         if division.count == 0 {
-            return Ok(Vec::new());
+            return Ok(Results::new(0));
         }
         let settled = match &self.pool.kind {
-            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, progress)?,
+            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, self.retries, progress)?,
             Kind::Serial => serial::run(&plan, division, task, progress)?,
         };
-        decode(settled)
+        settled.failure.map_or(Ok(settled.results), Err)
     }
 }
 
@@ -122,6 +163,7 @@ fn run_on_workers(
     plan: Plan<'_>,
     division: Division,
     task: TaskRef,
+    retries: u32,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
     let task = task.address()?;
@@ -145,9 +187,10 @@ fn run_on_workers(
             .map(|block| (block.core.memory().lock().block().serial(), block.access == BlockAccess::Write))
             .collect(),
         leaves,
+        left: None,
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &blocks, message)?;
+    let running = Running::start(&mut duty.crew, &blocks, message, retries)?;
     let settled = running.finish(progress)?;
     poison_where_cut_short(&settled, &held);
     // Whole again for the next call; where that is not possible now, that call says why.
@@ -165,27 +208,12 @@ pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
     }
 }
 
-fn decode<R: DeserializeOwned>(settled: Settled) -> Result<Vec<R>> {
-    if let Some(error) = settled.failure {
-        return Err(error);
-    }
-    settled
-        .outcomes
-        .into_iter()
-        .map(|outcome| match outcome {
-            Some(Outcome::Done(bytes)) => rmp_serde::from_slice(&bytes).map_err(|error| {
-                let name = std::any::type_name::<R>();
-                Error::new(ErrorKind::Serialization, format!("a task's result cannot be read as {name}"))
-                    .with_source(error)
-            }),
-            // A settled call without failure has a result for each chunk.
-            _ => Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result")),
-        })
-        .collect()
-}
-
 impl fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("pool", self.pool).field("progress", &self.progress.is_some()).finish()
+        f.debug_struct("Call")
+            .field("pool", self.pool)
+            .field("retries", &self.retries)
+            .field("progress", &self.progress.is_some())
+            .finish()
     }
 }

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::ControlPage;
+use super::control::{ControlPage, Reader};
 use super::plan::{BlockAccess, BlockUse};
-use super::protocol::{self, Packet, ToParent, ToWorker};
+use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
@@ -25,9 +25,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(crate) struct Member {
     index: usize,
     process: WorkerProcess,
-    /// How many of its messages were received, and how much of its results area was read in the call that runs.
+    /// How many of its messages were received, and which of its news were looked at.
     heard: u64,
-    pub(crate) read: usize,
+    pub(crate) news: u64,
+    /// What was read of its outcomes of the call that runs.
+    pub(crate) outcomes: Reader,
     /// Blocks that it has mapped, by serial.
     mapped: HashMap<u64, Lent>,
 }
@@ -50,6 +52,8 @@ pub(crate) struct Crew {
     /// Somebody may have ended and was not looked at yet.
     suspicious: bool,
     last_call: u64,
+    /// What stands on the page: most calls are like the one before.
+    described: Option<Arc<CallMessage>>,
 }
 
 impl Crew {
@@ -58,7 +62,7 @@ impl Crew {
         let page = Arc::new(ControlPage::create(workers)?);
         let watch = Watch::start(Arc::clone(&page))?;
         let members = (0..workers).map(|_| None).collect();
-        let mut crew = Self { members, env, spin, page, watch, suspicious: false, last_call: 0 };
+        let mut crew = Self { members, env, spin, page, watch, suspicious: false, last_call: 0, described: None };
         crew.replace_missing()?;
         Ok(crew)
     }
@@ -79,6 +83,26 @@ impl Crew {
     pub(crate) fn next_call(&mut self) -> u64 {
         self.last_call += 1;
         self.last_call
+    }
+
+    /// Puts what workers are to do on the page, unless it stands there. Nobody may be at work. Returns the number that
+    /// workers find it by; `None` where it is too long.
+    pub(crate) fn describe(&mut self, message: CallMessage) -> Result<(Arc<CallMessage>, Option<u64>)> {
+        if let Some(known) = self.described.as_ref().filter(|known| known.asks_the_same_as(&message)) {
+            return Ok((Arc::clone(known), Some(known.call)));
+        }
+        let id = message.call;
+        let message = Arc::new(message);
+        // Half written it is nobody's.
+        self.described = None;
+        let fits = self.page.describe(id, &protocol::encode_call(&message)?);
+        self.described = fits.then(|| Arc::clone(&message));
+        Ok((message, fits.then_some(id)))
+    }
+
+    /// Would [`take_news`](Self::take_news) say so?
+    pub(crate) fn has_news(&self) -> bool {
+        self.watch.has_news()
     }
 
     /// May a worker have ended since this was last asked? What it was is for the asker to find out, of those that it
@@ -129,7 +153,7 @@ impl Crew {
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
         let process = starting.finish()?;
         self.watch.add(&process)?;
-        let member = Member { index, process, heard: 0, read: 0, mapped: HashMap::new() };
+        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: HashMap::new() };
         self.page.clear(index);
         let spin = u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX);
         let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len(), call: self.last_call, spin })?;
@@ -254,7 +278,6 @@ impl Member {
 
     fn note_told(&self, page: &ControlPage) {
         page.note_mail(self.index);
-        page.worker_bell(self.index).ring();
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -330,7 +353,6 @@ impl Drop for Crew {
                 drop(socket);
                 // Who looks for this message finds the end of the file.
                 self.page.note_mail(index);
-                self.page.worker_bell(index).ring();
                 pidfd
             })
             .collect();

@@ -6,7 +6,7 @@
 //! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
 //! | `control`, `protocol` | the shared page and the messages |
-//! | `crew`, `running`, `tally` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `watch` | the thread that hears of workers' deaths |
 //! | `worker` | the worker's side |
 //! | `serial` | the same calls without worker processes |
@@ -18,6 +18,7 @@ mod control;
 mod crew;
 pub(crate) mod plan;
 mod protocol;
+mod results;
 mod running;
 mod serial;
 mod tally;
@@ -62,7 +63,8 @@ use crew::Crew;
 /// dies, of a signal, an exit or an abort, a [`WorkerDied`](ErrorKind::WorkerDied) error that says how and over which rows.
 /// No further chunks are begun, those that run are finished, and [`Error::rows`] gives all rows that are not. Arrays that
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
-/// workers are replaced.
+/// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
+/// run again, and the call goes on too.
 ///
 /// # Examples
 ///

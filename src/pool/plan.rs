@@ -16,7 +16,7 @@ const CHUNKS_PER_WORKER: usize = 8;
 
 /// One argument, or one part of a nested one, as the worker is told of it. The order is that of a walk through the
 /// argument's type, which parent and worker share, so no leaf says which argument it belongs to.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Leaf {
     Array(ArrayLeaf),
     /// A value, encoded.
@@ -28,7 +28,7 @@ pub(crate) enum Leaf {
 }
 
 /// Where an array lies and how it is cut.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ArrayLeaf {
     /// Index into the call's blocks.
     pub(crate) slot: usize,
@@ -230,8 +230,15 @@ fn unequal(lead: &SplitUse, split: &SplitUse) -> Error {
 }
 
 /// Values travel with the names of their fields, so that every attribute of serde works.
-pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<ByteBuf> {
-    rmp_serde::to_vec_named(value).map(ByteBuf::from).map_err(|error| {
+fn encode(value: &(impl Serialize + ?Sized)) -> Result<ByteBuf> {
+    let mut bytes = Vec::new();
+    encode_to(&mut bytes, value)?;
+    Ok(ByteBuf::from(bytes))
+}
+
+/// Appends a value. What is appended where it fails is not to be used.
+pub(crate) fn encode_to(bytes: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<()> {
+    rmp_serde::encode::write_named(bytes, value).map_err(|error| {
         Error::new(ErrorKind::Serialization, "a value cannot be turned into bytes for a worker").with_source(error)
     })
 }

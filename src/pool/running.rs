@@ -3,20 +3,26 @@
 //! ```text
 //!            publish, ring
 //!   planned ───────────────────────→ running ──────── every participant has finished ───→ settled
-//!                                     │   ↑
-//!                      a worker died, │   │ it held no chunk: another one takes its place
-//!                      a task failed  ↓   │
+//!                                     │   ↑ ↑                    │
+//!                      a worker died, │   │ │                    │ chunks are left that may run again:
+//!                      a task failed  ↓   │ └────────────────────┘ another round, with a number of its own
 //!                                    closed: no chunk is taken any more ─── as above ───→ settled
 //! ```
 //!
 //! *Settled* means that every worker that was sent the call has said its last word on it or was reaped. Nobody gets the
 //! arrays back before that: [`Running`] settles when it is dropped, so neither an early return nor a panic gets around it.
+//!
+//! Another worker takes the place of one that died, and goes on with the round. The chunk that the dead one had in its
+//! hands waits for the next round, which begins when every participant of this one has finished or was reaped: nobody can
+//! still be at work on it then. So does what a worker took with it that died while it took tickets from another one; it
+//! had begun none of them, and they run in another round whether the call asks for retries or not.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunk::{Division, Progress};
-use super::control::{ControlPage, DESCRIPTION_LEN};
+use super::control::{ControlPage, Reader};
 use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::{self, CallMessage, Outcome, Packet, ToParent, ToWorker};
@@ -41,72 +47,132 @@ pub(crate) struct Running<'c> {
     crew: &'c mut Crew,
     blocks: &'c [BlockUse<'c>],
     page: Arc<ControlPage>,
-    description: Vec<u8>,
-    call: u64,
-    count: usize,
     tally: Tally,
-    /// Workers that have not said their last word, and whether their socket still says anything.
+    /// How often a chunk may run again because its worker died.
+    retries: u32,
+    /// How many workers have died over a chunk.
+    deaths: HashMap<usize, u32>,
+    round: Round,
+    /// Workers that have not said their last word on this round, and whether their socket still says anything.
     participants: Vec<(usize, bool)>,
     /// Why workers were killed that could not be listened to.
     silenced: Vec<(usize, ErrorKind, String)>,
-    closed: bool,
-    /// Chunks that were taken, known once the call is closed.
-    taken: usize,
     /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
     /// before they take one has to end too.
     replacements: usize,
     home: Epoch,
-    /// How a worker ended that may have had a chunk in its hands without having noted it.
-    last_death: Option<String>,
+}
+
+/// What workers were told of last: a call of its own to them.
+struct Round {
+    call: u64,
+    /// The number that the description has on the page; `None` where it goes by mail.
+    described: Option<u64>,
+    message: Arc<CallMessage>,
+    /// Workers that begin with a share of the tickets.
+    sharers: usize,
+    closed: bool,
+}
+
+impl Round {
+    fn new(crew: &mut Crew, message: CallMessage) -> Result<Self> {
+        let (call, sharers) = (message.call, message.sharers(crew.len()));
+        let (message, described) = crew.describe(message)?;
+        Ok(Self { call, described, message, sharers, closed: false })
+    }
+
+    /// The same for a worker that finds it in its mail.
+    fn packet(&self) -> Result<Packet> {
+        let message = CallMessage { call: self.call, ..CallMessage::clone(&self.message) };
+        Packet::new(&ToWorker::Call(Box::new(message)))
+    }
 }
 
 impl<'c> Running<'c> {
     /// Publishes the call and rings as many workers as there are chunks.
-    pub(crate) fn start(crew: &'c mut Crew, blocks: &'c [BlockUse<'c>], message: CallMessage) -> Result<Self> {
-        let (call, division) = (message.call, message.division());
-        let description = protocol::encode_call(&message)?;
-        let workers = crew.len().min(division.count);
-        for index in 0..workers {
-            crew.lend(index, blocks)?;
-            if let Some(member) = crew.member_mut(index) {
-                member.read = 0;
-            }
-        }
-        // Those that find no description on the page get it by mail.
-        let mailed = description.len() > DESCRIPTION_LEN;
-        let packet = if mailed { Some(Packet::new(&ToWorker::Call(Box::new(message)))?) } else { None };
-        // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        let running = Self {
+    pub(crate) fn start(
+        crew: &'c mut Crew,
+        blocks: &'c [BlockUse<'c>],
+        message: CallMessage,
+        retries: u32,
+    ) -> Result<Self> {
+        let round = Round::new(crew, message)?;
+        let mut running = Self {
             page: Arc::clone(crew.page()),
             home: epoch(),
             crew,
             blocks,
-            description,
-            call,
-            count: division.count,
-            tally: Tally::new(division),
-            participants: (0..workers).map(|index| (index, true)).collect(),
+            tally: Tally::new(round.message.division()),
+            retries,
+            deaths: HashMap::new(),
+            round,
+            participants: Vec::new(),
             silenced: Vec::new(),
-            closed: false,
-            taken: 0,
-            replacements: workers + SPARE_REPLACEMENTS,
-            last_death: None,
+            replacements: 0,
         };
-        running.page.publish(call, if mailed { 0 } else { workers }, &running.description);
-        for index in 0..workers {
-            match &packet {
-                Some(packet) => running.crew.send(index, packet),
-                None => running.page.worker_bell(index).ring(),
+        running.publish()?;
+        Ok(running)
+    }
+
+    /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
+    fn publish(&mut self) -> Result<()> {
+        let there = (0..self.crew.len()).filter(|&index| self.crew.member(index).is_some());
+        self.participants.clear();
+        self.participants.extend(there.take(self.round.message.tickets()).map(|index| (index, true)));
+        let prepared = self.prepare();
+        let Ok(packet) = prepared else {
+            // Nobody was told.
+            self.participants.clear();
+            return prepared.map(drop);
+        };
+        self.replacements = self.most_replacements();
+        // From here on workers may touch what is lent, and this value sees to it that they are waited for.
+        self.page.open(self.round.call, self.round.sharers, self.round.message.tickets());
+        for &(index, _) in &self.participants {
+            match (&packet, self.round.described) {
+                (None, Some(id)) => self.page.announce(index, self.round.call, id),
+                (Some(packet), _) => self.crew.send(index, packet),
+                (None, None) => {}
             }
         }
-        Ok(running)
+        Ok(())
+    }
+
+    /// Lends the participants what they need. Where the description is not on the page there is a message to be sent.
+    fn prepare(&mut self) -> Result<Option<Packet>> {
+        for &(index, _) in &self.participants {
+            self.crew.lend(index, self.blocks)?;
+            if let Some(member) = self.crew.member_mut(index) {
+                member.outcomes = Reader::default();
+            }
+        }
+        if self.round.described.is_some() { Ok(None) } else { self.round.packet().map(Some) }
+    }
+
+    fn most_replacements(&self) -> usize {
+        self.crew.len() + SPARE_REPLACEMENTS
+    }
+
+    /// Has workers run those chunks that are left.
+    fn run_again(&mut self, left: Vec<usize>) -> Result<()> {
+        // Workers that have ended meanwhile as well. Those that cannot be started now are missed only where no other is left.
+        let whole = self.crew.replace_dead();
+        if self.crew.pids().is_empty() {
+            return whole;
+        }
+        let call = self.crew.next_call();
+        let message = CallMessage { call, left: Some(left), ..CallMessage::clone(&self.round.message) };
+        self.round = Round::new(self.crew, message)?;
+        self.publish()
     }
 
     /// Gives the call to a worker that comes late.
     fn enlist(&mut self, index: usize) -> Result<()> {
         self.crew.lend(index, self.blocks)?;
-        let message = protocol::decode_call(&self.description)?;
-        let packet = Packet::new(&ToWorker::Call(Box::new(message)))?;
+        if let Some(member) = self.crew.member_mut(index) {
+            member.outcomes = Reader::default();
+        }
+        let packet = self.round.packet()?;
         self.participants.push((index, true));
         self.crew.send(index, &packet);
         Ok(())
@@ -117,39 +183,49 @@ impl<'c> Running<'c> {
     /// # Errors
     /// `Closed` in a child that `progress` forked: the call is the parent's.
     pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Settled> {
-        while !self.participants.is_empty() {
-            let before = self.tally.progress();
-            self.step();
-            if self.tally.progress() != before {
-                progress(self.tally.progress());
-                if self.home != epoch() {
-                    return Err(Error::new(
-                        ErrorKind::Closed,
-                        "this call belongs to the process that this one was forked from",
-                    ));
+        loop {
+            while !self.participants.is_empty() {
+                let before = self.tally.progress();
+                self.step();
+                if self.tally.progress() != before {
+                    progress(self.tally.progress());
+                    if self.home != epoch() {
+                        return Err(Error::new(
+                            ErrorKind::Closed,
+                            "this call belongs to the process that this one was forked from",
+                        ));
+                    }
                 }
             }
+            let left = self.tally.open();
+            if left.is_empty() || self.tally.has_failed() {
+                break;
+            }
+            if let Err(error) = self.run_again(left) {
+                let message = format!("chunks of workers that died cannot be run again: {error}");
+                self.tally.fail(None, error.kind(), message);
+                break;
+            }
         }
-        self.close();
-        if self.tally.noted() < self.taken {
-            // A chunk was taken by a worker that died before it could note which.
-            self.tally.note_cut_short();
-        }
-        let suspect = self.last_death.take().map(|death| format!("{death} with a chunk in its hands"));
         let tally = std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 }));
-        Ok(tally.settle(suspect))
+        Ok(tally.settle())
     }
 
     /// Waits until something happens, and handles all that has.
     fn step(&mut self) {
-        let page = Arc::clone(&self.page);
-        let bell = page.parent_bell();
-        let count = bell.count();
-        if !self.look(false) {
-            bell.wait(count, self.crew.spin(), Some(UNEASE));
-            if bell.count() == count {
-                self.look(true);
-            }
+        if self.look(false) {
+            return;
+        }
+        let stirred = || {
+            let told = |&(index, talking): &(usize, bool)| {
+                let seen = self.crew.member(index).map(|member| member.news);
+                talking && (self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index)))
+            };
+            self.crew.has_news() || self.participants.iter().any(told)
+        };
+        self.page.wait_as_parent(self.crew.spin(), UNEASE, stirred);
+        if !stirred() {
+            self.look(true);
         }
     }
 
@@ -157,9 +233,11 @@ impl<'c> Running<'c> {
     fn look(&mut self, suspicious: bool) -> bool {
         let news = self.crew.take_news() || suspicious;
         let mut happened = news;
-        for (index, talking) in self.participants.clone() {
+        // From the last one on: who retires does not move those before it, and who joins has nothing to say yet.
+        for place in (0..self.participants.len()).rev() {
+            let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
-            let finished = self.page.has_finished(index, self.call);
+            let finished = self.page.has_finished(index, self.round.call);
             if talking {
                 happened |= self.listen(index);
             }
@@ -190,13 +268,20 @@ impl<'c> Running<'c> {
         let page = Arc::clone(&self.page);
         let mut happened = false;
         if let Some(member) = self.crew.member_mut(index) {
-            let bytes = page.appended(index, self.call, &mut member.read);
-            if !bytes.is_empty() {
-                happened = true;
-                let noted = protocol::decode_records(&bytes).is_ok_and(|outcomes| self.note(outcomes));
-                if !noted {
-                    self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
-                }
+            // Read before what it is about.
+            member.news = page.news(index);
+            let whose = (index, self.round.call, page.has_finished(index, self.round.call));
+            let (mut done, mut failed) = (false, false);
+            let read = member.outcomes.read(&page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
+                let noted = tally.note_entry(entry);
+                done |= noted == Noted::Done;
+                failed |= noted == Noted::Failed;
+                noted != Noted::Unexpected
+            });
+            self.hear_outcomes(done, failed);
+            match read {
+                Ok(any) => happened |= any,
+                Err(_) => self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned()),
             }
         }
         while self.is_heard(index) {
@@ -226,7 +311,7 @@ impl<'c> Running<'c> {
             if self.takes_part(index) {
                 self.mourn(index);
             }
-        } else if closed && self.page.has_finished(index, self.call) {
+        } else if closed && self.page.has_finished(index, self.round.call) {
             // It did no harm; it is replaced before the next call.
             self.listen(index);
             self.retire(index);
@@ -237,14 +322,21 @@ impl<'c> Running<'c> {
 
     /// `false` where one of the outcomes is none that was expected.
     fn note(&mut self, outcomes: Vec<(usize, Outcome)>) -> bool {
-        outcomes.into_iter().all(|(chunk, outcome)| match self.tally.note(chunk, outcome) {
-            Noted::Done => true,
-            Noted::Failed => {
-                self.close();
-                true
-            }
-            Noted::Unexpected => false,
+        outcomes.into_iter().all(|(chunk, outcome)| {
+            let noted = self.tally.note(chunk, outcome);
+            self.hear_outcomes(noted == Noted::Done, noted == Noted::Failed);
+            noted != Noted::Unexpected
         })
+    }
+
+    fn hear_outcomes(&mut self, done: bool, failed: bool) {
+        if done {
+            // It gets on.
+            self.replacements = self.most_replacements();
+        }
+        if failed {
+            self.close();
+        }
     }
 
     /// Ends a worker that cannot be talked to; its pidfd tells when it is gone.
@@ -266,8 +358,8 @@ impl<'c> Running<'c> {
     /// `false` where the worker said something that it cannot have meant.
     fn take_in(&mut self, index: usize, received: Received) -> bool {
         match protocol::open(received) {
-            Ok((ToParent::Outcomes { call, outcomes }, _)) if call == self.call => self.note(outcomes),
-            Ok((ToParent::Refused { call, message }, _)) if call == self.call => {
+            Ok((ToParent::Outcomes { call, outcomes }, _)) if call == self.round.call => self.note(outcomes),
+            Ok((ToParent::Refused { call, message }, _)) if call == self.round.call => {
                 self.fail(None, ErrorKind::Io, message);
                 self.retire(index);
                 // What it has mapped is not what the parent thinks: another one starts afresh.
@@ -282,7 +374,9 @@ impl<'c> Running<'c> {
     fn mourn(&mut self, index: usize) {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
-        let lost = self.page.last_taken(index, self.call).filter(|&chunk| self.tally.is_open(chunk));
+        let drawn = self.page.last_drawn(index, self.round.call);
+        let lost =
+            drawn.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
         let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
         let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
@@ -293,14 +387,13 @@ impl<'c> Running<'c> {
         };
         let death = format!("worker {index} (process {pid}) {how}");
         if let Some(chunk) = lost {
-            let message = format!("{death} while it ran {}", self.tally.describe(chunk));
-            self.tally.note_cut_short();
-            self.fail(Some(chunk), kind, message);
+            self.lose(chunk, kind, &format!("{death} while it ran"));
+        }
+        // Where there is work left, somebody has to do it.
+        if self.round.closed || self.page.left(self.round.call, self.round.sharers) == 0 {
             return;
         }
-        self.last_death = Some(death.clone());
-        // Nothing is known to be lost; where there is work left, somebody has to do it.
-        if !self.closed && self.page.has_untaken(self.call, self.count) {
+        if lost.is_none() {
             if self.replacements == 0 {
                 if self.participants.is_empty() {
                     self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
@@ -308,13 +401,30 @@ impl<'c> Running<'c> {
                 return;
             }
             self.replacements -= 1;
-            match self.crew.replace(index).and_then(|()| self.enlist(index)) {
-                Err(error) if self.participants.is_empty() => {
-                    self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
-                }
-                // It goes on, or the others do its work.
-                Ok(()) | Err(_) => {}
+        }
+        match self.crew.replace(index).and_then(|()| self.enlist(index)) {
+            Err(error) if self.participants.is_empty() => {
+                self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
             }
+            // It goes on, or the others do its work.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
+    fn lose(&mut self, chunk: usize, kind: ErrorKind, how: &str) {
+        self.tally.note_cut_short(chunk);
+        let deaths = self.deaths.entry(chunk).or_default();
+        *deaths += 1;
+        let deaths = *deaths;
+        if deaths > self.retries {
+            let before = match deaths - 1 {
+                0 => String::new(),
+                1 => ", as did one worker before it".to_owned(),
+                before => format!(", as did {before} workers before it"),
+            };
+            let message = format!("{how} {}{before}", self.tally.describe(chunk));
+            self.fail(Some(chunk), kind, message);
         }
     }
 
@@ -324,8 +434,8 @@ impl<'c> Running<'c> {
     }
 
     fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.taken = self.page.close(self.call, self.count);
+        if !std::mem::replace(&mut self.round.closed, true) {
+            self.page.close(self.round.call);
         }
     }
 }
@@ -340,5 +450,52 @@ impl Drop for Running<'_> {
         while !self.participants.is_empty() {
             self.step();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::args::{Args, Each};
+    use crate::pool::plan::Plan;
+    use crate::pool::task::{Plain, TaskRef};
+
+    /// A call over the items 0 to 5, whose tasks double theirs.
+    fn doubling(crew: &mut Crew) -> CallMessage {
+        let items: Vec<u32> = (0..6).collect();
+        let args = Each(&items);
+        let mut plan = Plan::new();
+        args.describe(&mut plan).unwrap();
+        let division = plan.divide(2).unwrap();
+        let task = TaskRef::new::<Each<'_, u32>, u32, Plain>(|item, _| 2 * item).address().unwrap();
+        let Plan { leaves, .. } = plan;
+        let Division { count, rows, len } = division;
+        CallMessage { call: crew.next_call(), task, count, rows, len, blocks: Vec::new(), leaves, left: None }
+    }
+
+    #[test]
+    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
+        let mut crew = Crew::start(2, Vec::new(), Duration::ZERO).unwrap();
+        let page = Arc::clone(crew.page());
+        let stopped = [0, 1].map(|index| {
+            let pidfd = &crew.member(index).unwrap().process().pidfd;
+            pidfd.kill(libc::SIGSTOP).unwrap();
+            crew.pids()[index]
+        });
+        let is_stopped = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+        while !stopped.into_iter().all(is_stopped) {
+            std::thread::yield_now();
+        }
+        let message = doubling(&mut crew);
+        let call = message.call;
+        let running = Running::start(&mut crew, &[], message, 0).unwrap();
+        // The second worker draws a ticket and dies before its *current* word says so.
+        assert_eq!(page.draw(1, call, 2), Some(3));
+        page.clear(1);
+        running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
+        running.crew.member(0).unwrap().process().pidfd.kill(libc::SIGCONT).unwrap();
+        let settled = running.finish(&mut |_| ()).unwrap();
+        assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
+        assert_eq!(settled.results.decode::<u32>().unwrap(), [0, 2, 4, 6, 8, 10]);
     }
 }

@@ -6,7 +6,7 @@ use super::call::poison_where_cut_short;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
 use super::tally::{Noted, Settled, Tally};
-use super::task::{TaskRef, outcome_of};
+use super::task::{TaskRef, ended};
 use crate::error::Result;
 
 pub(super) fn run(
@@ -23,19 +23,21 @@ pub(super) fn run(
         .collect();
     let mut tally = Tally::new(division);
     for index in 0..division.count {
+        let mut result = Vec::new();
         let chunk = Chunk::new(index, division);
         let run = || {
             let mut cursor = Cursor::new(&plan.leaves, &blocks, index);
             // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`,
             // and chunks run one after another.
-            unsafe { task.run(&mut cursor, &chunk) }
+            unsafe { task.run(&mut cursor, &chunk, &mut result) }
         };
-        if tally.note(index, outcome_of(run, || None)) != Noted::Done {
+        let ended = ended(run, || None);
+        if tally.note(index, ended.map(|()| result.into())) != Noted::Done {
             break;
         }
         progress(tally.progress());
     }
-    let settled = tally.settle(None);
+    let settled = tally.settle();
     poison_where_cut_short(&settled, &held);
     Ok(settled)
 }

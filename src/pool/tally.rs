@@ -1,18 +1,22 @@
 //! What has come of a call's chunks, and what went wrong first.
 
+use std::collections::HashSet;
+
 use super::chunk::{Division, Progress};
-use super::protocol::Outcome;
+use super::control::Entry;
+use super::protocol::{NOTHING, Outcome, TaskFailure};
+use super::results::{Results, Returned};
 use crate::error::{Error, ErrorKind};
 
 /// The outcomes of a call as they come in.
 pub(super) struct Tally {
     division: Division,
-    outcomes: Vec<Option<Outcome>>,
+    results: Results,
     chunks_done: usize,
     rows_done: usize,
     failure: Option<Failure>,
-    /// A task was cut short, whichever failure is told in the end.
-    cut_short: bool,
+    /// Chunks whose task was cut short, whichever failure is told in the end. One that is done since is whole.
+    cut_short: HashSet<usize>,
 }
 
 /// What went wrong first, by chunk where a chunk is known.
@@ -22,9 +26,9 @@ struct Failure {
     message: String,
 }
 
-/// What a call came to: an outcome for each chunk, or a failure.
+/// What a call came to: a result for each chunk, or a failure.
 pub(super) struct Settled {
-    pub(super) outcomes: Vec<Option<Outcome>>,
+    pub(super) results: Results,
     pub(super) failure: Option<Error>,
     /// A task panicked or its worker died: rows may be half written.
     pub(super) cut_short: bool,
@@ -43,11 +47,11 @@ impl Tally {
     pub(super) fn new(division: Division) -> Self {
         Self {
             division,
-            outcomes: (0..division.count).map(|_| None).collect(),
+            results: Results::new(division.count),
             chunks_done: 0,
             rows_done: 0,
             failure: None,
-            cut_short: false,
+            cut_short: HashSet::new(),
         }
     }
 
@@ -60,39 +64,75 @@ impl Tally {
         }
     }
 
-    /// How many chunks have an outcome, good or bad.
-    pub(super) fn noted(&self) -> usize {
-        self.outcomes.iter().flatten().count()
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Chunks without an outcome.
+    pub(super) fn open(&self) -> Vec<usize> {
+        if self.chunks_done == self.results.len() {
+            return Vec::new();
+        }
+        (0..self.results.len()).filter(|&chunk| self.is_open(chunk)).collect()
     }
 
     pub(super) fn is_open(&self, chunk: usize) -> bool {
-        self.outcomes.get(chunk).is_some_and(Option::is_none)
+        self.results.is_open(chunk)
+    }
+
+    /// Where bytes of results go, see [`Returned::Here`].
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        self.results.buffer()
     }
 
     pub(super) fn note(&mut self, chunk: usize, outcome: Outcome) -> Noted {
+        match outcome {
+            Ok(bytes) if *bytes == NOTHING => self.note_done(chunk, Returned::Nothing),
+            Ok(bytes) => self.note_done(chunk, Returned::Apart(bytes)),
+            Err(failure) => self.note_failed(chunk, &failure),
+        }
+    }
+
+    /// The same for what stands in a worker's area, whose bytes are in the buffer.
+    pub(super) fn note_entry(&mut self, entry: Entry) -> Noted {
+        match entry {
+            Entry::Nothing(mut chunks) => {
+                let all = chunks.all(|chunk| self.note_done(chunk, Returned::Nothing) == Noted::Done);
+                if all { Noted::Done } else { Noted::Unexpected }
+            }
+            Entry::Value(chunk, bytes) => self.note_done(chunk, Returned::Here(bytes)),
+            Entry::Failure(chunk, failure) => self.note_failed(chunk, &failure),
+        }
+    }
+
+    pub(super) fn note_done(&mut self, chunk: usize, returned: Returned) -> Noted {
         if !self.is_open(chunk) {
             return Noted::Unexpected;
         }
-        let failed = match &outcome {
-            Outcome::Done(_) => None,
-            Outcome::Failed(message) => Some((ErrorKind::TaskFailed, format!("failed: {message}"))),
-            Outcome::Panicked { message, place: Some(place) } => {
-                Some((ErrorKind::TaskPanicked, format!("panicked at {place}: {message}")))
-            }
-            Outcome::Panicked { message, place: None } => {
-                Some((ErrorKind::TaskPanicked, format!("panicked: {message}")))
-            }
-            Outcome::Broken(message) => Some((ErrorKind::Serialization, format!("could not be run: {message}"))),
-        };
-        self.cut_short |= matches!(outcome, Outcome::Panicked { .. });
-        self.outcomes[chunk] = Some(outcome);
-        if let Some((kind, what)) = failed {
-            self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
-            return Noted::Failed;
-        }
+        self.results.set(chunk, Some(returned));
         self.chunks_done += 1;
         self.rows_done += self.division.rows_of(chunk).len();
         Noted::Done
+    }
+
+    pub(super) fn note_failed(&mut self, chunk: usize, failure: &TaskFailure) -> Noted {
+        if !self.is_open(chunk) {
+            return Noted::Unexpected;
+        }
+        let (kind, what) = match failure {
+            TaskFailure::Failed(message) => (ErrorKind::TaskFailed, format!("failed: {message}")),
+            TaskFailure::Panicked { message, place: Some(place) } => {
+                (ErrorKind::TaskPanicked, format!("panicked at {place}: {message}"))
+            }
+            TaskFailure::Panicked { message, place: None } => (ErrorKind::TaskPanicked, format!("panicked: {message}")),
+            TaskFailure::Broken(message) => (ErrorKind::Serialization, format!("could not be run: {message}")),
+        };
+        if matches!(failure, TaskFailure::Panicked { .. }) {
+            self.cut_short.insert(chunk);
+        }
+        self.results.set(chunk, None);
+        self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
+        Noted::Failed
     }
 
     /// Notes a failure. Of several the first by chunk is told, so that it reads the same whoever was faster.
@@ -100,7 +140,7 @@ impl Tally {
         let replaces = match (&self.failure, chunk) {
             (None, _) | (Some(Failure { chunk: None, .. }), Some(_)) => true,
             (Some(Failure { chunk: Some(known), .. }), Some(chunk)) => chunk < *known,
-            (Some(_), None) => false,
+            (Some(_), _) => false,
         };
         if replaces {
             self.failure = Some(Failure { chunk, kind, message });
@@ -108,8 +148,8 @@ impl Tally {
     }
 
     /// A worker died while it ran a chunk.
-    pub(super) fn note_cut_short(&mut self) {
-        self.cut_short = true;
+    pub(super) fn note_cut_short(&mut self, chunk: usize) {
+        self.cut_short.insert(chunk);
     }
 
     /// A chunk, for a message.
@@ -118,22 +158,22 @@ impl Tally {
         format!("rows {}..{} (chunk {chunk} of {})", rows.start, rows.end, self.division.count)
     }
 
-    /// To be called when nobody works on the call any more. `suspect` says what may have become of a chunk that has no
-    /// outcome where nothing else went wrong.
-    pub(super) fn settle(self, suspect: Option<String>) -> Settled {
-        let unfinished = self.division.rows_where(|chunk| !matches!(self.outcomes[chunk], Some(Outcome::Done(_))));
-        if unfinished.is_empty() {
-            return Settled { outcomes: self.outcomes, failure: None, cut_short: false };
+    /// To be called when nobody works on the call any more.
+    pub(super) fn settle(self) -> Settled {
+        if self.chunks_done == self.results.len() {
+            return Settled { results: self.results, failure: None, cut_short: false };
         }
+        let unfinished = self.division.rows_where(|chunk| !self.results.is_done(chunk));
         let failure = self.failure.unwrap_or_else(|| Failure {
             chunk: None,
             kind: ErrorKind::WorkerDied,
-            message: suspect.unwrap_or_else(|| "a worker ended with a chunk in its hands".to_owned()),
+            message: "a worker ended with a chunk in its hands".to_owned(),
         });
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
         let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);
         let failure = Error::new(failure.kind, message).with_rows(unfinished);
-        let cut_short = self.cut_short || failure.kind() == ErrorKind::WorkerDied;
-        Settled { outcomes: self.outcomes, failure: Some(failure), cut_short }
+        let cut_short =
+            failure.kind() == ErrorKind::WorkerDied || !self.cut_short.iter().all(|&chunk| self.results.is_done(chunk));
+        Settled { results: self.results, failure: Some(failure), cut_short }
     }
 }

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::args::{Args, Cursor, mark_of, mix};
 use super::chunk::Chunk;
-use super::plan::encode;
-use super::protocol::{Outcome, TaskAddress};
+use super::plan::encode_to;
+use super::protocol::{TaskAddress, TaskFailure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::exe;
 
@@ -27,7 +27,10 @@ pub(crate) type Task<A, R> = for<'a, 'b> fn(<A as Args>::Views<'a>, &'b Chunk) -
 
 const MAGIC: u64 = u64::from_le_bytes(*b"ndshmTSK");
 
-type RunFn = unsafe fn(usize, &mut Cursor<'_>, &Chunk) -> Outcome;
+/// What became of a chunk; what the task returned is appended to the bytes, encoded.
+pub(crate) type Ended = std::result::Result<(), TaskFailure>;
+
+type RunFn = unsafe fn(usize, &mut Cursor<'_>, &Chunk, &mut Vec<u8>) -> Ended;
 
 /// The constant that stands for one instance of [`run`] in the executable's data.
 #[repr(C)]
@@ -49,13 +52,13 @@ impl TaskRef {
         Self { entry: Instance::<A, R, K>::ENTRY, function: task as usize }
     }
 
-    /// Runs the task in this process.
+    /// Runs the task in this process and appends what it returns to `result`.
     ///
     /// # Safety
     /// As for [`Args::take`], with a cursor over arguments of the task's own type.
-    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, chunk: &Chunk) -> Outcome {
+    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, chunk: &Chunk, result: &mut Vec<u8>) -> Ended {
         // SAFETY: `function` is the task that `entry` was made for, by `new`; the rest is the caller's.
-        unsafe { (self.entry.run)(self.function, cursor, chunk) }
+        unsafe { (self.entry.run)(self.function, cursor, chunk, result) }
     }
 
     /// How a worker is told of it.
@@ -110,20 +113,25 @@ impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
 ///
 /// # Safety
 /// `function` is the address of a `Task<A, R>`; for the cursor as for [`Args::take`].
-unsafe fn run<A: Args, R, K: Kind<R>>(function: usize, cursor: &mut Cursor<'_>, chunk: &Chunk) -> Outcome {
+unsafe fn run<A: Args, R, K: Kind<R>>(
+    function: usize,
+    cursor: &mut Cursor<'_>,
+    chunk: &Chunk,
+    result: &mut Vec<u8>,
+) -> Ended {
     // SAFETY: a function pointer of exactly this type was turned into the address, by the caller's word.
     let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
     // SAFETY: passed on.
     match unsafe { A::take(cursor) } {
-        Ok(views) => K::report(task(views, chunk)),
-        Err(error) => Outcome::Broken(error.to_string()),
+        Ok(views) => K::report(task(views, chunk), result),
+        Err(error) => Err(TaskFailure::Broken(error.to_string())),
     }
 }
 
-/// How what a task returns becomes an outcome.
+/// How what a task returns becomes bytes.
 pub(crate) trait Kind<R> {
     const TAG: u64;
-    fn report(result: R) -> Outcome;
+    fn report(returned: R, result: &mut Vec<u8>) -> Ended;
 }
 
 /// Whatever a task returns is its result.
@@ -135,33 +143,30 @@ pub(crate) struct Fallible;
 impl<R: Serialize> Kind<R> for Plain {
     const TAG: u64 = 1;
 
-    fn report(result: R) -> Outcome {
-        match encode(&result) {
-            Ok(bytes) => Outcome::Done(bytes),
-            Err(error) => Outcome::Broken(error.to_string()),
-        }
+    fn report(returned: R, result: &mut Vec<u8>) -> Ended {
+        encode_to(result, &returned).map_err(|error| TaskFailure::Broken(error.to_string()))
     }
 }
 
 impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
     const TAG: u64 = 2;
 
-    fn report(result: Result<R, E>) -> Outcome {
-        match result {
-            Ok(value) => Plain::report(value),
+    fn report(returned: Result<R, E>, result: &mut Vec<u8>) -> Ended {
+        match returned {
+            Ok(value) => Plain::report(value, result),
             // The alternate form, in which error types that have one print their whole chain.
-            Err(error) => Outcome::Failed(format!("{error:#}")),
+            Err(error) => Err(TaskFailure::Failed(format!("{error:#}"))),
         }
     }
 }
 
-/// What `run` comes to. A panic in it is an outcome as well, whose place `place` may know.
-pub(crate) fn outcome_of(run: impl FnOnce() -> Outcome, place: impl FnOnce() -> Option<String>) -> Outcome {
+/// What `run` comes to. A panic in it is a failure as well, whose place `place` may know.
+pub(crate) fn ended(run: impl FnOnce() -> Ended, place: impl FnOnce() -> Option<String>) -> Ended {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
         let message = message_of(&*payload);
         // A payload whose own drop panics must not get away.
         std::mem::forget(payload);
-        Outcome::Panicked { message, place: place() }
+        Err(TaskFailure::Panicked { message, place: place() })
     })
 }
 

@@ -63,10 +63,15 @@ impl Watch {
             .map_err(|errno| Error::from_os(errno, "cannot watch a worker process"))
     }
 
+    /// Would [`take_news`](Self::take_news) say so?
+    pub(super) fn has_news(&self) -> bool {
+        self.shared.news.load(Ordering::Relaxed)
+    }
+
     /// May somebody have ended since this was last asked?
     pub(super) fn take_news(&self) -> bool {
         // Acquire pairs with the release of the thread; the bell is rung after it.
-        self.shared.news.load(Ordering::Relaxed) && self.shared.news.swap(false, Ordering::Acquire)
+        self.has_news() && self.shared.news.swap(false, Ordering::Acquire)
     }
 }
 
@@ -78,7 +83,7 @@ impl Shared {
                 Ok(count) if events[..count].iter().any(|event| event.data() == STOP) => return,
                 Ok(_) => {
                     self.news.store(true, Ordering::Release);
-                    self.page.parent_bell().ring();
+                    self.page.ring_parent();
                 }
                 Err(Errno::EINTR) => {}
                 Err(_) => return,

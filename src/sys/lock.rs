@@ -101,6 +101,17 @@ pub(crate) fn gate_is_open(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(i32::from(asked.l_type) == libc::F_UNLCK)
 }
 
+/// How the block is locked through other descriptions than that of `fd`, at this moment.
+pub(crate) fn held_elsewhere(fd: BorrowedFd<'_>) -> Result<Option<Mode>> {
+    let mut asked = flock(Range::Block, libc::F_WRLCK);
+    fcntl(fd, FcntlArg::F_OFD_GETLK(&mut asked)).map_err(|errno| failed(fd, errno))?;
+    Ok(match i32::from(asked.l_type) {
+        libc::F_UNLCK => None,
+        libc::F_RDLCK => Some(Mode::Shared),
+        _ => Some(Mode::Exclusive),
+    })
+}
+
 /// Unlocks the block that the description of `fd` holds.
 pub(crate) fn unlock(fd: BorrowedFd<'_>) {
     released();

@@ -194,7 +194,10 @@ impl Mapping {
         Ok(())
     }
 
-    /// Maps every page of the byte range `range` now, `write` with the right to write, so that no access faults later.
+    /// Maps every page of the byte range `range` now, so that no access faults later.
+    ///
+    /// Of memory, shared and mapped for writing, this gives the right to write as well: the kernel has no need to hear of the
+    /// first write to a page, and maps many at a time. A file system on disk has; `write` is for that, page by page.
     pub(crate) fn populate(&self, range: Range<usize>, write: bool) -> Result<()> {
         let range = self.pages(range);
         let advice = if write { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };

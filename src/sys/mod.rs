@@ -1,5 +1,6 @@
 //! The only system calls.
 
+pub(crate) mod clock;
 pub(crate) mod exe;
 pub(crate) mod file;
 pub(crate) mod flock;

@@ -46,6 +46,15 @@ impl Stamp {
     }
 }
 
+/// Is it certain that no process has that id? As far as this process can tell, which another pid namespace is hidden from.
+pub(crate) fn is_gone(pid: u32) -> bool {
+    match i32::try_from(pid).map(PidFd::open) {
+        Ok(Ok(process)) => process.has_ended(),
+        Ok(Err(error)) => error.raw_os_error() == Some(libc::ESRCH),
+        Err(_) => true,
+    }
+}
+
 /// The pid and the time namespace of this process, by their inode numbers; a kernel without time namespaces has 0.
 fn namespaces() -> Option<(u64, u64)> {
     let pid = fs::metadata("/proc/self/ns/pid").ok()?.ino();

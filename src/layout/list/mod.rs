@@ -12,7 +12,10 @@
 //! every look, since other processes change them.
 
 pub(crate) mod format;
+mod glance;
 pub(crate) mod visitors;
+
+pub(crate) use glance::glance;
 
 use std::ops::Range;
 

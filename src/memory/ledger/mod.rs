@@ -67,12 +67,14 @@ mod format;
 #[cfg(test)]
 mod kill_tests;
 mod owner;
+mod owners;
 mod prune;
 mod remove;
 mod step;
 mod sweep;
 
 pub(crate) use owner::{Noted, sweep_once};
+pub(crate) use owners::{Owned, is_ledger, owned};
 pub use prune::{Pruned, PrunedBlock, prunable, prune};
 pub(crate) use remove::{Removal, remove, remove_open};
 pub(crate) use step::step;

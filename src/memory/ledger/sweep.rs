@@ -40,7 +40,7 @@ pub(super) fn sweep(act: Act) -> Result<Pruned> {
     Ok(pruned)
 }
 
-fn is_ledger_name(name: &OsStr) -> bool {
+pub(super) fn is_ledger_name(name: &OsStr) -> bool {
     name.as_bytes().starts_with(PREFIX.as_bytes())
 }
 
@@ -103,7 +103,7 @@ fn settle(path: &Path, identity: &Identity, act: Act) -> Result<()> {
 }
 
 /// The lock is held, but a child that the owner forked holds it as well: is the owner itself dead?
-fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
+pub(super) fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
     let mut slot = [0; SLOT];
     matches!(file::read_at(ledger, 0, &mut slot), Ok(SLOT))
         && Head::parse(&slot).is_ok_and(|head| head.owner.has_ended())
@@ -131,7 +131,7 @@ fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<PrunedBlock
 }
 
 /// Why a ledger could not be read.
-enum Unread {
+pub(super) enum Unread {
     Damaged(Damage),
     Failed(Error),
 }
@@ -152,7 +152,7 @@ fn distrusted(path: &Path, why: &str) -> Error {
 }
 
 /// All of a ledger, or nothing where it is empty. One bad slot, and none is believed.
-fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option<(Head, Vec<Entry>)>, Unread> {
+pub(super) fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option<(Head, Vec<Entry>)>, Unread> {
     let size = file::size(ledger).map_err(Unread::Failed)?;
     if size == 0 {
         return Ok(None);

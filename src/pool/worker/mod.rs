@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 use std::time::Duration;
 
-use super::control::ControlPage;
+use super::control::{ControlPage, Record, Writer};
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
+use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
 use crate::sys::map::{Access, Mapping};
@@ -38,6 +39,16 @@ struct Worker {
     heard: u64,
     /// The last call that this worker was told of.
     call: u64,
+    /// What it was told to do last: the next call is mostly the same.
+    known: Option<Box<Known>>,
+    record: Record,
+}
+
+/// A call's description, as far as it holds for any number of calls.
+struct Known {
+    id: u64,
+    message: CallMessage,
+    task: TaskRef,
 }
 
 /// A block that stays mapped for as long as the parent has it.
@@ -53,20 +64,12 @@ struct Kept {
 pub(crate) fn worker_main(socket: Socket, index: usize) -> ! {
     panics::record();
     let mut worker = Worker::welcomed(socket, index);
-    let mut woken = false;
     loop {
-        // Read before the look at what there is to do: a ring after that is not slept through.
-        let count = worker.page.worker_bell(index).count();
-        if worker.work() {
-            woken = false;
-            continue;
-        }
+        worker.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
         // Woken for nothing: the parent has dropped the pool, or is gone.
-        if woken && is_hung_up(worker.socket.as_fd()) {
+        if !worker.work() && is_hung_up(worker.socket.as_fd()) {
             exit(0);
         }
-        worker.page.worker_bell(index).wait(count, worker.spin, Some(SLEEP));
-        woken = true;
     }
 }
 
@@ -89,14 +92,29 @@ impl Worker {
         };
         let page = fds.into_iter().next().map(|fd| ControlPage::map(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { exit(CONFUSED) };
-        Self { socket, index, page, spin: Duration::from_nanos(spin), blocks: HashMap::new(), heard: 0, call }
+        Self {
+            socket,
+            index,
+            page,
+            spin: Duration::from_nanos(spin),
+            blocks: HashMap::new(),
+            heard: 0,
+            call,
+            known: None,
+            record: Record::new(),
+        }
+    }
+
+    /// Is there mail, or a call?
+    fn has_work(&self) -> bool {
+        self.page.announced(self.index).0 > self.call || self.page.mail(self.index) > self.heard
     }
 
     /// Reads the mail, then runs the call that was announced; `false` where there was neither.
     fn work(&mut self) -> bool {
         let mut worked = false;
         // A call is announced after the mail that it needs was counted, so reading the count first would miss some of it.
-        let (call, takes_part) = self.page.announced(self.index);
+        let (call, id) = self.page.announced(self.index);
         while self.heard < self.page.mail(self.index) {
             self.heard += 1;
             worked = true;
@@ -107,15 +125,28 @@ impl Worker {
         }
         if call > self.call {
             self.call = call;
-            if takes_part {
-                worked = true;
-                let Some(Ok(call)) = self.page.description(call).map(|bytes| protocol::decode_call(&bytes)) else {
-                    exit(CONFUSED)
-                };
-                self.run_or_refuse(&call);
-            }
+            worked = true;
+            let known = match self.known.take().filter(|known| known.id == id) {
+                Some(known) => Ok(known),
+                None => self.learn(id),
+            };
+            let run = known.and_then(|known| {
+                self.run(call, known.task, &known.message)?;
+                self.known = Some(known);
+                Ok(())
+            });
+            self.end(call, run);
         }
         worked
+    }
+
+    /// Reads the description on the page.
+    fn learn(&self, id: u64) -> Result<Box<Known>> {
+        let Some(Ok(message)) = self.page.description(id).map(|bytes| protocol::decode_call(&bytes)) else {
+            exit(CONFUSED)
+        };
+        let task = TaskRef::find(message.task)?;
+        Ok(Box::new(Known { id, message, task }))
     }
 
     fn handle(&mut self, received: Received) -> Result<()> {
@@ -142,19 +173,19 @@ impl Worker {
             }
             ToWorker::Call(call) => {
                 self.call = self.call.max(call.call);
-                self.run_or_refuse(&call);
+                let run = TaskRef::find(call.task).and_then(|task| self.run(call.call, task, &call));
+                self.end(call.call, run);
             }
         }
         Ok(())
     }
 
-    fn run_or_refuse(&self, call: &CallMessage) {
-        if let Err(error) = self.run(call) {
-            self.say(&ToParent::Refused { call: call.call, message: error.to_string() });
+    /// The last word on a call is a refusal where nothing of it was begun; otherwise it is said.
+    fn end(&self, call: u64, run: Result<()>) {
+        if let Err(error) = run {
+            self.say(&ToParent::Refused { call, message: error.to_string() });
+            Writer::new(&self.page, self.index, call).finish();
         }
-        // The last word on this call.
-        self.page.finish(self.index, call.call);
-        self.page.parent_bell().ring();
     }
 
     /// Sends a message; where nobody is left to hear it, the process ends.
@@ -164,7 +195,6 @@ impl Worker {
             exit(0);
         }
         self.page.note_said(self.index);
-        self.page.parent_bell().ring();
     }
 }
 

@@ -17,6 +17,13 @@ pub(super) fn record() {
     }));
 }
 
+/// There was no panic yet that anybody asks for.
+pub(super) fn forget_place() {
+    if PLACE.with_borrow(Option::is_some) {
+        PLACE.take();
+    }
+}
+
 /// The place of the last panic of this thread.
 pub(super) fn take_place() -> Option<String> {
     PLACE.take()

@@ -1,7 +1,9 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
 
 use super::{Worker, panics};
 use crate::array::Bytes;
@@ -9,9 +11,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
-use crate::pool::control::RESULTS_LEN;
-use crate::pool::protocol::{CallMessage, Outcome, ToParent, encode_record};
-use crate::pool::task::{TaskRef, outcome_of};
+use crate::pool::control::{Record, Writer};
+use crate::pool::protocol::{CallMessage, NOTHING, ToParent};
+use crate::pool::task::{Ended, TaskRef, ended};
+use crate::sys::clock;
 use crate::sys::file::FileId;
 use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
@@ -21,36 +24,60 @@ use crate::sys::map::Access;
 const LINGER: Duration = Duration::from_millis(5);
 
 impl Worker {
-    /// Takes chunks of the call and runs them until there are none left. An error means that none was taken.
-    pub(super) fn run(&self, call: &CallMessage) -> Result<()> {
-        let task = TaskRef::find(call.task)?;
-        let blocks = self.find_blocks(call)?;
-        let _lent = note_lent(self.ids_of(call));
-        let home = epoch();
-        let (mut written, mut since) = (0, Instant::now());
-        while let Some(index) = self.page.take(self.index, call.call, call.count) {
-            let outcome = run_chunk(task, call, &blocks, index);
+    /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
+    /// none was drawn.
+    pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
+        let mut record = std::mem::replace(&mut self.record, Record::new());
+        let ran = self.run_into(&mut record, call, task, message);
+        self.record = record;
+        ran
+    }
+
+    fn run_into(&self, record: &mut Record, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
+        let blocks = self.find_blocks(message)?;
+        let lent = note_lent(self.ids_of(message));
+        let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
+        let mut writer = Writer::new(&self.page, self.index, call);
+        let mut since = clock::coarse();
+        while let Some(ticket) = self.page.draw(self.index, call, sharers) {
+            let Some(chunk) = message.chunk_of(ticket) else { break };
+            let ended = run_chunk(task, message, &blocks, chunk, record);
             if epoch() != home {
                 // A child that the task forked and that came back here: the worker itself will answer.
                 leave();
             }
-            self.report(call.call, index, outcome, &mut written);
-            if since.elapsed() >= LINGER {
-                self.page.parent_bell().ring();
-                since = Instant::now();
+            let failed = ended.is_err();
+            self.report(&mut writer, chunk, ended, record);
+            let now = clock::coarse();
+            if failed || now.saturating_sub(since) >= LINGER {
+                self.page.note_news(self.index);
+                since = now;
             }
         }
+        // The blocks are the parent's again when it knows that this worker has finished.
+        drop(lent);
+        writer.finish();
         Ok(())
     }
 
     /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
-    fn report(&self, call: u64, index: usize, outcome: Outcome, written: &mut usize) {
-        let large = size_of_outcome(&outcome) > RESULTS_LEN;
-        let fits = !large
-            && encode_record(index, &outcome).is_ok_and(|record| self.page.append(self.index, call, written, &record));
-        if !fits {
-            self.say(&ToParent::Outcomes { call, outcomes: vec![(index, outcome)] });
-        }
+    fn report(&self, writer: &mut Writer<'_>, chunk: usize, ended: Ended, record: &mut Record) {
+        let outcome = match ended {
+            Ok(()) => {
+                let nothing = record.body() == NOTHING;
+                if if nothing { writer.nothing(chunk) } else { writer.value(chunk, record) } {
+                    return;
+                }
+                Ok(ByteBuf::from(record.body()))
+            }
+            Err(failure) => {
+                if rmp_serde::encode::write(record.cleared(), &failure).is_ok() && writer.failure(chunk, record) {
+                    return;
+                }
+                Err(failure)
+            }
+        };
+        self.say(&ToParent::Outcomes { call: writer.call(), outcomes: vec![(chunk, outcome)] });
     }
 
     fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {
@@ -80,25 +107,24 @@ impl Worker {
     }
 }
 
-fn run_chunk(task: TaskRef, call: &CallMessage, blocks: &[MappedBlock<'_>], index: usize) -> Outcome {
-    let chunk = Chunk::new(index, call.division());
+fn run_chunk(
+    task: TaskRef,
+    message: &CallMessage,
+    blocks: &[MappedBlock<'_>],
+    index: usize,
+    record: &mut Record,
+) -> Ended {
+    let chunk = Chunk::new(index, message.division());
     // What an earlier task caught itself.
-    let _ = panics::take_place();
+    panics::forget_place();
     let run = || {
-        let mut cursor = Cursor::new(&call.leaves, blocks, index);
+        let mut cursor = Cursor::new(&message.leaves, blocks, index);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
-        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the chunk was
-        // taken from the control page by this worker alone.
-        unsafe { task.run(&mut cursor, &chunk) }
+        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the ticket of
+        // the chunk was drawn from the control page by this worker alone.
+        unsafe { task.run(&mut cursor, &chunk, record.cleared()) }
     };
-    outcome_of(run, panics::take_place)
-}
-
-fn size_of_outcome(outcome: &Outcome) -> usize {
-    16 + match outcome {
-        Outcome::Done(bytes) => bytes.len(),
-        Outcome::Failed(message) | Outcome::Broken(message) | Outcome::Panicked { message, .. } => message.len(),
-    }
+    ended(run, panics::take_place)
 }
 
 fn leave() -> ! {

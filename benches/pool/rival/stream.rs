@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use super::{Peer, Process, spawn};
+use super::Rival;
 use crate::Result;
+use crate::peer::Process;
 
 pub(super) const KIND: &str = "stream";
 
@@ -25,7 +26,7 @@ impl Stream {
     pub(crate) fn at_pipes() -> Result<Self> {
         let (their_input, to) = io::pipe()?;
         let (from, their_output) = io::pipe()?;
-        let process = spawn(KIND, &[], |command| {
+        let process = Process::start(KIND, &[], |command| {
             command.stdin(their_input).stdout(their_output);
         })?;
         Ok(Self { to: OwnedFd::from(to).into(), from: OwnedFd::from(from).into(), process })
@@ -35,16 +36,16 @@ impl Stream {
     pub(crate) fn at_socket() -> Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let copy = theirs.try_clone()?;
-        let process = spawn(KIND, &[], |command| {
+        let process = Process::start(KIND, &[], |command| {
             command.stdin(theirs).stdout(copy);
         })?;
         Ok(Self { to: ours.try_clone()?.into(), from: ours.into(), process })
     }
 }
 
-impl Peer for Stream {
+impl Rival for Stream {
     fn pid(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     fn round_trip(&mut self) {

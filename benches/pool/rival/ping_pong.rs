@@ -13,8 +13,9 @@ use std::time::Duration;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{Peer, Process, spawn};
+use super::Rival;
 use crate::Result;
+use crate::peer::Process;
 
 pub(super) const KIND: &str = "ping-pong";
 
@@ -44,13 +45,13 @@ impl PingPong {
         file.set_len(PAGE as u64)?;
         let word = Word::map(&file)?;
         let name = if waiting == Waiting::Asleep { "asleep" } else { "spinning" };
-        let mut process = spawn(KIND, &[name], |command| {
+        let mut process = Process::start(KIND, &[name], |command| {
             command.stdin(file);
         })?;
         // The first turn with an eye on the process: later ones wait for it without end.
         word.pass_to(THEIRS, waiting);
         while word.turn() != OURS {
-            if let Some(status) = process.0.try_wait()? {
+            if let Some(status) = process.ended()? {
                 return Err(format!("a peer ended with {status} before it had answered").into());
             }
             sleep(Duration::from_millis(1));
@@ -59,9 +60,9 @@ impl PingPong {
     }
 }
 
-impl Peer for PingPong {
+impl Rival for PingPong {
     fn pid(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     fn round_trip(&mut self) {

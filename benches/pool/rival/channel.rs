@@ -3,8 +3,9 @@
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 
-use super::{Peer, Process, spawn};
+use super::Rival;
 use crate::Result;
+use crate::peer::Process;
 
 pub(super) const KIND: &str = "ipc-channel";
 
@@ -20,15 +21,15 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn start() -> Result<Self> {
         let (server, name) = IpcOneShotServer::<Ends>::new()?;
-        let process = spawn(KIND, &[&name], |_| ())?;
+        let process = Process::start(KIND, &[&name], |_| ())?;
         let (_, (to, from)) = server.accept()?;
         Ok(Self { to, from, process })
     }
 }
 
-impl Peer for Channel {
+impl Rival for Channel {
     fn pid(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     fn round_trip(&mut self) {

@@ -1,0 +1,152 @@
+"""What each measurement is held against."""
+
+import re
+from typing import NamedTuple, Optional
+
+from results import Groups, Measured, times
+
+
+class Limit(NamedTuple):
+    """In groups that match `group`, what matches `subject` takes at most `budget` times as long as `limit`, which is the best
+    that the machine can do."""
+
+    group: str
+    subject: str
+    limit: str
+    budget: Optional[float] = None  # None: worth knowing, and nothing is promised
+
+    def shown(self, ratio: float) -> str:
+        return times(ratio)
+
+    def within(self, ratio: float) -> bool:
+        return self.budget is None or ratio <= self.budget
+
+    def budget_shown(self) -> str:
+        return "" if self.budget is None else times(self.budget)
+
+    def verdict(self, ratio: float) -> str:
+        if self.budget is None:
+            return ""
+        return "within" if self.within(ratio) else "over"
+
+
+class Rival(Limit):
+    """What one would use instead: `subject` is to be `budget` times as fast."""
+
+    def shown(self, ratio: float) -> str:
+        return f"{times(1 / ratio)} ahead" if ratio < 1 else f"{times(ratio)} behind"
+
+    def within(self, ratio: float) -> bool:
+        return self.budget is None or ratio * self.budget <= 1
+
+    def budget_shown(self) -> str:
+        return "" if self.budget is None else f"{times(self.budget)} ahead"
+
+    def verdict(self, ratio: float) -> str:
+        if self.budget is None and ratio > 1 and "handoff" in self.group and "memory" not in self.limit:
+            return "copying wins"
+        return super().verdict(ratio)
+
+
+STREAMS = ["pipe of 1 MiB", "socket pair", "TCP", "ipc-channel"]
+OTHERS = ["pipe", "pipe, vmsplice", "process_vm_readv", "ipc-channel, memory kept"]
+LOCKS = ["flock", "pthread mutex", "std RwLock", "std RwLock (threads)"]
+
+LIMITS: list[Limit] = [
+    Limit(r"call.*", r"pool.*", "futex ping-pong", 1.5),
+    Limit(r"call on two processors", r"pool.*", "spin ping-pong", 2.0),
+    *(Rival(r"call.*", r"pool", rival) for rival in ["pipe", "socket pair", "ipc-channel"]),
+    Limit(r"4096 chunks .*", r"pool", "rayon", 1.2),
+    Limit(r"kernel .*", r"pool.*", "rayon", 1.03),
+    Limit(r"kernel .*", r"pool", "rayon, shared array"),
+    Limit(r"start.*", r"worker.*", "posix_spawn", 3.0),
+
+    Limit(r"create \d.*", r"array.*", "memfd"),
+    Limit(r"create \d.*", r"array", "memfd, fallocate"),
+    Limit(r"create and fill .*", r"array", "memfd", 1.0),
+    Limit(r"create and fill .*", r"array, huge pages", "memfd", 0.5),
+    Limit(r"create and fill .*", r"array, (small|reserved).*", "memfd"),
+    Rival(r"create and fill .*", r"array.*", "Vec"),
+    Limit(r"create from .*", r"array.*", "memfd"),
+    Rival(r"create from .*", r"array.*", "Vec"),
+    Limit(r"fill again .*", r"array.*", "memset"),
+    Limit(r"copy again .*", r"array.*", "memcpy"),
+    Limit(r"copy again .*", r"array.*", "rep movsb"),
+    Limit(r"attach to \d.*", r"array.*", "memfd"),
+    Limit(r"attach to and read .*", r"array.*", "again", 1.3),
+    Limit(r"attach to and write .*", r"array.*", "again", 1.6),
+
+    Limit(r"handoff of \d+ [MG]iB", r"array(, .*)?", "reading alone"),
+    *(Rival(r"handoff of 64 MiB", r"array", rival, 10) for rival in STREAMS),
+    *(Rival(r"handoff of (?!64 MiB).*", r"array", rival) for rival in STREAMS),
+    *(Rival(r"handoff of .*", r"array", rival) for rival in OTHERS),
+    Rival(r"handoff of 64 MiB", r"array made anew", "socket pair", 1),
+    Rival(r"handoff of (?!64 MiB).*", r"array made anew.*", "socket pair"),
+    Rival(r"handoff of 64 MiB", r"array made anew, .*", "socket pair"),
+    Rival(r"handoff of .*", r"array made anew.*", "ipc-channel, memory made anew"),
+    *(Rival(r"(handoff untouched|first handoff) of .*", r"array.*", rival) for rival in [
+        "pipe of 1 MiB", "socket pair", "process_vm_readv", "ipc-channel, memory kept",
+    ]),
+
+    *(
+        limit
+        for kernel in ["saxpy", "5-point stencil", "reduction", "row-wise sort"]
+        for limit in [
+            Limit(kernel, r"pool", "rayon", 1.03),
+            Rival(kernel, r"pool", "one thread"),
+            Rival(kernel, r"pool", "Python"),
+        ]
+    ),
+
+    Limit(r"(read|write) lock", r"array that others can reach", "kernel's lock"),
+    Limit(r"(read|write) lock", r"array", "std RwLock"),
+    Limit(r"(read|write) lock, .*", r"array", "kernel's lock"),
+    *(Rival(r"(read|write) lock, .*", r"array", rival) for rival in LOCKS),
+    *(Rival(r"(read|write) lock", r"array that others can reach", rival) for rival in LOCKS),
+
+    Rival(r"list_(get|set)", r"ndshm/10", "CPython/10", 100),
+    Rival(r"list_(get|set)", r"ndshm/(100000|short|long|other type)", "CPython"),
+    Rival(r"list_(iterate|create|attach)", r"ndshm/.*", "CPython"),
+]
+
+
+class Row(NamedTuple):
+    limit: Limit
+    subject: str
+    against: str
+    measured: Measured
+    limit_measured: Measured
+
+    @property
+    def median(self) -> float:
+        return self.measured.median / self.limit_measured.median
+
+    @property
+    def fastest(self) -> float:
+        """The ratio that other work on the machine disturbs least."""
+        return self.measured.fastest / self.limit_measured.fastest
+
+
+def rows_of(group: str, functions: dict[str, Measured]) -> list[Row]:
+    """A row for each subject and limit of the group."""
+    rows = []
+    for limit in LIMITS:
+        if not re.fullmatch(limit.group, group):
+            continue
+        for name, subject in functions.items():
+            if not re.fullmatch(limit.subject, name):
+                continue
+            # With more than one case in a group (`function/case`) each is held against its own.
+            case = name.partition("/")[2]
+            against = limit.limit if "/" in limit.limit or not case else f"{limit.limit}/{case}"
+            if against in functions:
+                rows.append(Row(limit, name, against, subject, functions[against]))
+    return rows
+
+
+def find(groups: Groups, group: str, subject: str, against: str) -> Optional[Row]:
+    """The row of one comparison; None where it was not measured."""
+    for row in rows_of(group, groups.get(group, {})):
+        if (row.subject, row.against) == (subject, against):
+            return row
+    return None

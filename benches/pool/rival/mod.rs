@@ -1,0 +1,29 @@
+//! Processes that answer as fast as they can.
+
+mod channel;
+mod ping_pong;
+mod stream;
+
+pub(crate) use channel::Channel;
+pub(crate) use ping_pong::{PingPong, Waiting};
+pub(crate) use stream::Stream;
+
+use crate::Result;
+
+pub(crate) trait Rival {
+    /// The id of the other process.
+    fn pid(&self) -> u32;
+
+    /// Says something to the other process and waits for its answer.
+    fn round_trip(&mut self);
+}
+
+/// The other side's `main`.
+pub(crate) fn answer(kind: &str, arguments: &[&str]) -> Result<()> {
+    match (kind, arguments) {
+        (ping_pong::KIND, [waiting]) => ping_pong::answer(waiting),
+        (stream::KIND, []) => stream::answer(),
+        (channel::KIND, [server]) => channel::answer(server),
+        _ => Err(format!("no peer is called {kind}").into()),
+    }
+}

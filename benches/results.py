@@ -1,0 +1,107 @@
+"""What was measured last: criterion's results and those of the Python scripts beside it, and how numbers are printed."""
+
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Measured(NamedTuple):
+    """Seconds."""
+
+    median: float
+    fastest: float
+
+
+# By group and function, in the order in which they were measured.
+Groups = dict[str, dict[str, Measured]]
+
+
+def target_dir() -> Path:
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
+def measured() -> Groups:
+    found = [*of_criterion(), *of_python()]
+    groups: Groups = {}
+    for _, group, function, result in sorted(found, key=lambda entry: entry[0]):
+        groups.setdefault(group, {})[function] = result
+    return groups
+
+
+def of_criterion():
+    """When something was measured, its group and function, and the result."""
+    for path in target_dir().glob("criterion/**/new/estimates.json"):
+        # Criterion shortens and cleans the names of its folders; the names themselves stand in this file.
+        names = json.loads(path.with_name("benchmark.json").read_text())
+        median = json.loads(path.read_text())["median"]["point_estimate"]
+        sample = json.loads(path.with_name("sample.json").read_text())
+        fastest = min(time / iters for time, iters in zip(sample["times"], sample["iters"]))
+        function = "/".join(filter(None, [names["function_id"], names["value_str"]]))
+        yield path.stat().st_mtime_ns, names["group_id"], function, Measured(median * 1e-9, fastest * 1e-9)
+
+
+def python_results() -> Path:
+    return target_dir() / "bench-python-results.json"
+
+
+def of_python():
+    if python_results().exists():
+        for group, functions in json.loads(python_results().read_text()).items():
+            for function, (at, median, fastest) in functions.items():
+                yield at, group, function, Measured(median, fastest)
+
+
+def save(group: str, function: str, result: Measured) -> None:
+    """Keeps what a Python script has measured beside criterion's results."""
+    path = python_results()
+    groups = json.loads(path.read_text()) if path.exists() else {}
+    groups.setdefault(group, {})[function] = [time.time_ns(), *result]
+    path.write_text(json.dumps(groups, indent=1))
+
+
+def sampled(run: Callable[[], object], seconds: float = 1.0, calls: int = 1) -> Measured:
+    """What a call of `run` takes, sampled for so long after a first time that does not count."""
+    run()
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        samples.append((time.perf_counter() - start) / calls)
+    return Measured(statistics.median(samples), min(samples))
+
+
+def duration(seconds: float) -> str:
+    for factor, unit in [(1, "s"), (1e3, "ms"), (1e6, "µs"), (1e9, "ns")]:
+        if seconds * factor >= 1 or unit == "ns":
+            return f"{three_digits(seconds * factor)} {unit}"
+    raise AssertionError("the last unit takes all")
+
+
+def times(ratio: float) -> str:
+    return f"{three_digits(ratio)}×"
+
+
+def three_digits(number: float) -> str:
+    """Three digits that count, or two below 1, never as a power of ten."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    if number >= 1:
+        return f"{number:.3g}"
+    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Aligned columns; the first is text, the others are figures."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+//! The command line, as clap reads it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+use crate::options::{mode, seconds};
+
+/// Sees and handles typed arrays, lists and other blocks in shared memory.
+#[derive(Debug, Parser)]
+#[command(name = "ndshm", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ndshm ls                               what is there, and who has it
+  ndshm load era5.npy --name climate     a file becomes a block that any program attaches to
+  ndshm inspect climate                  shape, state, statistics and a histogram
+  ndshm save climate copy.npy            and back into a file
+  ndshm rm climate                       when nobody needs it any more
+  ndshm doctor                           is this machine set up for it?
+
+In Python a block is np.load(\"/dev/shm/climate\", mmap_mode=\"r+\"), in Rust
+SharedArray::<f64, Ix3>::attach(\"climate\").
+
+Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command line.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Ls(Ls),
+    Load(Load),
+    Save(Save),
+    Rm(Rm),
+    Prune(Prune),
+    Completions(Completions),
+}
+
+/// List the blocks in /dev/shm, and anonymous ones of this crate in other processes
+#[derive(Args, Debug)]
+#[command(visible_alias = "list", after_help = LS_HELP)]
+pub(crate) struct Ls {
+    /// Only blocks whose name contains one of these; all by default
+    #[arg(value_name = "TEXT")]
+    pub(crate) patterns: Vec<String>,
+    /// For scripts: a JSON array of objects
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only what has a name in /dev/shm: do not look for anonymous memory
+    #[arg(long)]
+    pub(crate) named: bool,
+}
+
+const LS_HELP: &str = "\
+KIND is NumPy's element type with the shape, 'list of N' for a ShareableList, 'memory' for
+a block of any other content, or what else lies there. RESIDENT is how much of it is in memory.
+OWNER is the process that removes the name: 'dead' where that was killed (see 'ndshm prune'),
+'kept' where a program left it on purpose, '-' where another program made the block.
+MAPPED BY counts the processes of which this user may know; other users' stay hidden.
+
+Anonymous memory has a path in place of a name, which 'ndshm inspect' takes too.
+
+Examples:
+  ndshm ls
+  ndshm ls climate wind
+  ndshm ls --json | jq -r '.[] | select(.owner.state == \"dead\") | .name'";
+
+/// Load a .npy file into a named block, which stays until it is removed
+///
+/// The block appears under its name when it is whole. Any program of this user attaches to it then, as often
+/// as it likes and without reading the file again: the array stays in memory between runs of a program, until
+/// 'ndshm rm' or the machine's next start.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ndshm load era5.npy --name climate\n  ndshm load --mode 640 era5.npy")]
+pub(crate) struct Load {
+    /// The file: any element type of a fixed size, C or Fortran order
+    #[arg(value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Its name in /dev/shm; by default the file's, without .npy
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// Who may attach, as for chmod; by default this user alone
+    #[arg(short, long, value_parser = mode, value_name = "OCTAL")]
+    pub(crate) mode: Option<u32>,
+    /// How long to wait where another program is just writing the file
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", default_value = "10")]
+    pub(crate) timeout: Duration,
+}
+
+/// Save an array in a block to a .npy file
+///
+/// It is copied under the block's lock, so that no write of another program of this crate is seen half done. The file
+/// appears, or replaces what is there, when it is whole.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ndshm save climate climate.npy\n  ndshm save /proc/4711/fd/5 anonymous.npy")]
+pub(crate) struct Save {
+    /// A name in /dev/shm, or a path (with a '/' in it) such as 'ndshm ls' shows
+    #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
+    pub(crate) block: OsString,
+    /// Where to
+    #[arg(value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Save an array that a program which died or panicked has left half written
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// How long to wait where another program is just writing the array
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", default_value = "10")]
+    pub(crate) timeout: Duration,
+}
+
+/// Remove blocks by name
+///
+/// Programs that have a block attached keep it; the memory is free when the last of them is gone. What a running program
+/// owns is left to that program, unless forced.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ndshm rm climate\n  ndshm rm --force climate wind /dev/shm/psm_1f2e3d4c")]
+pub(crate) struct Rm {
+    /// Names in /dev/shm
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<OsString>,
+    /// Also what a running program owns; and names that are not there are no error
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Remove the blocks that killed programs have left behind
+///
+/// Only what a program of this crate made and could not remove because it was killed, and only
+/// this user's. Blocks that are in use, were kept, or belong to other programs stay. Programs do the
+/// same by themselves when they create their first named block.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ndshm prune --dry-run\n  ndshm prune")]
+pub(crate) struct Prune {
+    /// Tell what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// For scripts: a JSON array of objects
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print a script that completes this tool's command line in a shell
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  ndshm completions bash > ~/.local/share/bash-completion/completions/ndshm\n  ndshm completions fish > ~/.config/fish/completions/ndshm.fish"
+)]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+impl Completions {
+    /// The script.
+    pub(crate) fn script(&self) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "ndshm", &mut script);
+        script
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

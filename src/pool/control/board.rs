@@ -1,0 +1,407 @@
+//! The protocol's words and all that is done with them. Nothing outside of this file knows where a word lies or what its
+//! bits mean; the drawing is in the folder's `mod.rs`.
+
+use std::hint::spin_loop;
+use std::ops::Range;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::{Duration, Instant};
+
+use super::words::{Word, Words};
+
+const SMALL_BITS: u32 = 24;
+const SMALL: u64 = (1 << SMALL_BITS) - 1;
+const TAG: u64 = (1 << (64 - 2 * SMALL_BITS)) - 1;
+
+/// One less than the small field holds, so that a chunk's number plus one fits as well.
+pub(crate) const MAX_CHUNKS: usize = (1 << SMALL_BITS) - 2;
+
+/// The most bytes whose number fits into a word beside a call's.
+pub(crate) const MAX_BYTES: usize = (1 << SMALL_BITS) - 1;
+
+pub(super) const PLACES: usize = 8;
+
+// Lines of the page as a whole, of one word each.
+const CLOSED: usize = 0;
+const DESCRIPTION: usize = CLOSED + 1;
+const PARENT_ASLEEP: usize = DESCRIPTION + 1;
+const WORKERS: usize = PARENT_ASLEEP + 1;
+
+// Lines of each worker, from its first on, and the places of their words.
+const DOWN: usize = 0;
+const DOWN_ANNOUNCED: usize = 0;
+const DOWN_DESCRIPTION: usize = 1;
+const DOWN_RUN: usize = 2;
+const DOWN_MAIL: usize = 3;
+const WORK: usize = DOWN + 1;
+const WORK_CURRENT: usize = 0;
+const WORK_DONE: usize = 1;
+const WORK_WRITTEN: usize = 2;
+const UP: usize = WORK + 1;
+const UP_FINISHED: usize = 0;
+const UP_DONE: usize = 1;
+const UP_SAID: usize = 2;
+const UP_NEWS: usize = 3;
+const ASLEEP: usize = UP + 1;
+const LINES_A_WORKER: usize = ASLEEP + 1;
+
+fn pack(call: u64, small: usize) -> u64 {
+    debug_assert!(small as u64 <= SMALL, "what is packed was checked to fit");
+    call << SMALL_BITS | small as u64
+}
+
+fn unpack(word: u64) -> (u64, usize) {
+    (word >> SMALL_BITS, small(word))
+}
+
+fn small(word: u64) -> usize {
+    usize::try_from(word & SMALL).unwrap_or(usize::MAX)
+}
+
+/// A range with the last bits of the number of the call that it belongs to.
+fn pack_range(call: u64, begin: usize, end: usize) -> u64 {
+    pack(pack(call & TAG, begin), end)
+}
+
+/// The range of `call` that a word holds, unless it is empty or another call's.
+fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
+    let (rest, end) = unpack(word);
+    let (tag, begin) = unpack(rest);
+    (tag == call & TAG && begin < end).then_some(begin..end)
+}
+
+/// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
+fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
+    // Both factors are below 2^24.
+    let from = |index| tickets * index / participants.max(1);
+    from(index)..from(index + 1)
+}
+
+/// A word to sleep on is odd while its owner sleeps or is about to. The rest counts rings that found it so.
+const ASLEEP_BIT: u64 = 1;
+const A_RING: u64 = 2;
+
+/// The words of one pool.
+pub(crate) struct Board<W> {
+    words: W,
+    workers: usize,
+}
+
+impl<W: Words> Board<W> {
+    /// How many lines the words of so many workers take.
+    pub(super) fn lines(workers: usize) -> usize {
+        WORKERS + workers * LINES_A_WORKER
+    }
+
+    /// Words that are all 0, or those that another process made so.
+    pub(super) fn new(words: W, workers: usize) -> Self {
+        Self { words, workers }
+    }
+
+    pub(super) fn words(&self) -> &W {
+        &self.words
+    }
+
+    /// How many workers there are places for.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    fn of_all(&self, line: usize) -> &W::Word {
+        self.words.word(line, 0)
+    }
+
+    fn of(&self, worker: usize, line: usize, place: usize) -> &W::Word {
+        assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
+        self.words.word(WORKERS + worker * LINES_A_WORKER + line, place)
+    }
+
+    // Calls, by the parent.
+
+    /// Parent: a worker starts in this place; what another one left there is gone, but for the tickets that it had not
+    /// drawn, which others may take.
+    pub(crate) fn clear(&self, worker: usize) {
+        // Relaxed: the worker is sent the page after this, which orders it.
+        for (line, place) in [
+            (DOWN, DOWN_ANNOUNCED),
+            (DOWN, DOWN_MAIL),
+            (WORK, WORK_CURRENT),
+            (WORK, WORK_DONE),
+            (WORK, WORK_WRITTEN),
+            (UP, UP_FINISHED),
+            (UP, UP_DONE),
+            (UP, UP_SAID),
+            (UP, UP_NEWS),
+            (ASLEEP, 0),
+        ] {
+            self.of(worker, line, place).store(0, Relaxed);
+        }
+    }
+
+    /// Parent, between calls: how long the description is that was just written. Those who are announced a call after
+    /// this see it.
+    pub(super) fn set_description(&self, id: u64, len: usize) {
+        // Relaxed: ordered by the announcement.
+        self.of_all(DESCRIPTION).store(pack(id, len), Relaxed);
+    }
+
+    /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
+    /// Nobody is told yet.
+    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
+        for worker in 0..participants {
+            let Range { start, end } = share(tickets, participants, worker);
+            // Release: for a worker that is told by mail. Others acquire the announcement. All shares are there before
+            // anybody is told, so that nobody finds an older call's.
+            self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start, end), Release);
+        }
+    }
+
+    /// Parent: tells a worker of a call whose description is `id`, and wakes it.
+    pub(crate) fn announce(&self, worker: usize, call: u64, id: u64) {
+        // Relaxed: ordered by the next store.
+        self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
+        // Release: whoever sees the announcement sees the description, the shares and the counted mail.
+        self.of(worker, DOWN, DOWN_ANNOUNCED).store(call, Release);
+        self.ring_worker(worker);
+    }
+
+    /// Parent: no more tickets of `call` are drawn, but for one that is being drawn just now.
+    pub(crate) fn close(&self, call: u64) {
+        // Relaxed: says nothing of other memory.
+        self.of_all(CLOSED).store(call, Relaxed);
+    }
+
+    /// Parent: how many tickets of `call` nobody has drawn, or is about to.
+    pub(crate) fn left(&self, call: u64, participants: usize) -> usize {
+        // Relaxed: exact where the participants are known to have finished, or to be gone, and otherwise no more than a hint.
+        let run = |worker| unpack_range(self.of(worker, DOWN, DOWN_RUN).load(Relaxed), call);
+        (0..participants).filter_map(run).map(|range| range.len()).sum()
+    }
+
+    // Calls, by a worker.
+
+    /// Worker: the call that it was told of last, and the number of its description.
+    pub(crate) fn announced(&self, worker: usize) -> (u64, u64) {
+        // Acquire: pairs with the release in `announce`.
+        let call = self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire);
+        (call, self.of(worker, DOWN, DOWN_DESCRIPTION).load(Relaxed))
+    }
+
+    /// Worker that was told of a call: the length of the description `id`.
+    pub(super) fn description_len(&self, id: u64) -> Option<usize> {
+        let (of, len) = unpack(self.of_all(DESCRIPTION).load(Relaxed));
+        (of == id).then_some(len)
+    }
+
+    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what others have left of theirs.
+    /// `None` where there is none, or the call is closed.
+    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+        // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
+        // is drawn once follows from the order of changes of the one word that it stands in.
+        if self.of_all(CLOSED).load(Relaxed) == call {
+            return None;
+        }
+        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, participants))?;
+        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
+        // is called through a pointer.
+        self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
+        Some(ticket)
+    }
+
+    fn draw_own(&self, worker: usize, call: u64) -> Option<usize> {
+        let own = self.of(worker, DOWN, DOWN_RUN);
+        let mut seen = own.load(Relaxed);
+        loop {
+            let Range { start, end } = unpack_range(seen, call)?;
+            match own.compare_exchange(seen, pack_range(call, start + 1, end), Relaxed) {
+                Ok(_) => return Some(start),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    #[cold]
+    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+        // Its own is among them, and empty: a worker that has joined late may not be among those who began with a share.
+        (0..participants).find_map(|step| {
+            let from = self.of((worker + 1 + step) % participants, DOWN, DOWN_RUN);
+            let mut seen = from.load(Relaxed);
+            loop {
+                let Range { start, end } = unpack_range(seen, call)?;
+                // The larger half, so that a single one is taken too.
+                let middle = start.midpoint(end);
+                match from.compare_exchange(seen, pack_range(call, start, middle), Relaxed) {
+                    Ok(_) => {
+                        // Its own word is empty, and nobody changes an empty one but its worker.
+                        self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, middle + 1, end), Relaxed);
+                        return Some(middle);
+                    }
+                    Err(now) => seen = now,
+                }
+            }
+        })
+    }
+
+    /// Parent, after the worker was reaped: the ticket of `call` that it drew last.
+    pub(crate) fn last_drawn(&self, worker: usize, call: u64) -> Option<usize> {
+        let (drawn_in, ticket) = unpack(self.of(worker, WORK, WORK_CURRENT).load(Relaxed));
+        if drawn_in == call { ticket.checked_sub(1) } else { None }
+    }
+
+    // Results.
+
+    /// Worker: the chunks of `call` that it did one after another just now and that returned nothing.
+    pub(crate) fn note_done(&self, worker: usize, call: u64, chunks: &Range<usize>) {
+        // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
+        self.of(worker, WORK, WORK_DONE).store(pack_range(call, chunks.start, chunks.end), Release);
+    }
+
+    /// Worker: so many bytes of its outcomes of `call` are written.
+    pub(super) fn note_written(&self, worker: usize, call: u64, written: usize) {
+        // Release: as above.
+        self.of(worker, WORK, WORK_WRITTEN).store(pack(call, written), Release);
+    }
+
+    /// Parent: what [`note_done`](Self::note_done) and `note_written` have noted last.
+    pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
+        // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
+        // noted are not missed.
+        let done = unpack_range(self.of(worker, WORK, WORK_DONE).load(Acquire), call);
+        let (of, written) = unpack(self.of(worker, WORK, WORK_WRITTEN).load(Acquire));
+        (done, if of == call { written } else { 0 })
+    }
+
+    /// Worker: nothing of `call` is touched by it any more, and all that came of it was written or said.
+    pub(super) fn note_finished(&self, worker: usize, call: u64, done: &Range<usize>, written: usize) {
+        // Relaxed: ordered by the next store.
+        self.of(worker, UP, UP_DONE).store(pack_range(call, done.start, done.end), Relaxed);
+        // Release: whoever sees it sees all that the worker did for the call.
+        self.of(worker, UP, UP_FINISHED).store(pack(call, written), Release);
+        self.ring_parent();
+    }
+
+    /// Parent: has the worker finished `call`?
+    #[inline]
+    pub(crate) fn has_finished(&self, worker: usize, call: u64) -> bool {
+        // Acquire: pairs with the release in `note_finished`.
+        unpack(self.of(worker, UP, UP_FINISHED).load(Acquire)).0 == call
+    }
+
+    /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
+    pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
+        // Acquire: as in `has_finished`.
+        let (_, written) = unpack(self.of(worker, UP, UP_FINISHED).load(Acquire));
+        (unpack_range(self.of(worker, UP, UP_DONE).load(Relaxed), call), written)
+    }
+
+    // Messages and news.
+
+    /// Parent: one more message is in the worker's socket.
+    pub(crate) fn note_mail(&self, worker: usize) {
+        let mail = self.of(worker, DOWN, DOWN_MAIL);
+        // Release: whoever sees the count finds the message. Only the parent counts here, one thread at a time.
+        mail.store(mail.load(Relaxed) + 1, Release);
+        self.ring_worker(worker);
+    }
+
+    /// Worker: how many messages it was sent.
+    pub(crate) fn mail(&self, worker: usize) -> u64 {
+        // Acquire: pairs with the release in `note_mail`.
+        self.of(worker, DOWN, DOWN_MAIL).load(Acquire)
+    }
+
+    /// Worker: one more message of it is in the parent's socket.
+    pub(crate) fn note_said(&self, worker: usize) {
+        let said = self.of(worker, UP, UP_SAID);
+        // Release: whoever sees the count finds the message. Only the worker counts here.
+        said.store(said.load(Relaxed) + 1, Release);
+        self.note_news(worker);
+    }
+
+    /// Parent: how many messages the worker has sent.
+    pub(crate) fn said(&self, worker: usize) -> u64 {
+        // Acquire: pairs with the release in `note_said`.
+        self.of(worker, UP, UP_SAID).load(Acquire)
+    }
+
+    /// Worker: the parent should look at what it has written and said.
+    pub(crate) fn note_news(&self, worker: usize) {
+        let news = self.of(worker, UP, UP_NEWS);
+        // Release: whoever sees the count sees what it is about. Only the worker counts here.
+        news.store(news.load(Relaxed) + 1, Release);
+        self.ring_parent();
+    }
+
+    /// Parent: how often the worker had news.
+    #[inline]
+    pub(crate) fn news(&self, worker: usize) -> u64 {
+        // Acquire: pairs with the release in `note_news`.
+        self.of(worker, UP, UP_NEWS).load(Acquire)
+    }
+
+    // Sleep.
+
+    /// Wakes the parent, after a change that it waits for.
+    pub(crate) fn ring_parent(&self) {
+        ring(self.of_all(PARENT_ASLEEP));
+    }
+
+    /// Wakes a worker, after a change that it waits for.
+    pub(crate) fn ring_worker(&self, worker: usize) {
+        ring(self.of(worker, ASLEEP, 0));
+    }
+
+    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
+    pub(crate) fn wait_as_parent(&self, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
+        wait(self.of_all(PARENT_ASLEEP), spin, timeout, come);
+    }
+
+    /// Worker: as [`wait_as_parent`](Self::wait_as_parent).
+    pub(crate) fn wait_as_worker(&self, worker: usize, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
+        wait(self.of(worker, ASLEEP, 0), spin, timeout, come);
+    }
+}
+
+/// Wakes who sleeps, or keeps who is about to from it. A system call is made only where somebody is.
+///
+/// Whoever is killed in here has woken nobody, and the next one to ring does. A worker that was killed in its sleep leaves
+/// the word odd; then it is rung in vain until another one takes its place.
+fn ring<A: Word>(asleep: &A) {
+    // Who is about to sleep makes the word odd, then looks at what it waits for; who rings changes that, then looks at
+    // the word. With a fence between on both sides at least one of them sees what the other did.
+    A::fence();
+    // Relaxed: after the fence.
+    if asleep.load(Relaxed) & ASLEEP_BIT != 0 {
+        awaken(asleep);
+    }
+}
+
+#[cold]
+fn awaken<A: Word>(asleep: &A) {
+    // Relaxed: the kernel compares the word under a lock of its own. Changed before the wake, so that who is about to
+    // sleep does not.
+    asleep.fetch_add(A_RING, Relaxed);
+    asleep.wake();
+}
+
+fn wait<A: Word>(asleep: &A, spin: Duration, timeout: Duration, mut come: impl FnMut() -> bool) {
+    let mut since = None;
+    while !spin.is_zero() {
+        for _ in 0..32 {
+            if come() {
+                return;
+            }
+            spin_loop();
+        }
+        if since.get_or_insert_with(Instant::now).elapsed() >= spin {
+            break;
+        }
+    }
+    // Relaxed: before the fence, see `ring`.
+    let word = asleep.fetch_add(ASLEEP_BIT, Relaxed).wrapping_add(ASLEEP_BIT);
+    A::fence();
+    if !come() {
+        asleep.sleep(word, Some(timeout));
+    }
+    // Relaxed: who rings in vain does no harm.
+    asleep.fetch_add(ASLEEP_BIT.wrapping_neg(), Relaxed);
+}

@@ -1,0 +1,291 @@
+//! The control page: shared memory through which calls are published, chunks handed out and results brought back.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `words` | atomic words that one can sleep on |
+//! | `board` | the protocol: what the words mean and all that is done with them |
+//! | `records` | outcomes as they stand in a worker's area |
+//!
+//! # The words
+//!
+//! `call:n` stands for a call number and a smaller number in one word, `call:a..b` for a range and the last 16 bits of
+//! the call number. Call numbers are never used twice. Words that travel together share a cache line.
+//!
+//! | line | word | writer | meaning |
+//! |---|---|---|---|
+//! | closed | closed `call` | parent | no more tickets of this call are drawn |
+//! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
+//! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
+//! | down | announced `call` | parent | the call that this worker was told of last |
+//! | | description `call` | parent | the number of its description: that of the first call that had it |
+//! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
+//! | | mail | parent | how many messages the worker was sent over its socket, ever |
+//! | work | current `call:ticket + 1` | worker | the ticket that it drew last |
+//! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing |
+//! | | written `call:bytes` | worker | how much of its area is filled with other outcomes |
+//! | up | finished `call:bytes` | worker | the last call that it has nothing more to do with, and *written* |
+//! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
+//! | | said | worker | how many messages it has sent over its socket, ever |
+//! | | news | worker | how often it wanted to be looked at |
+//! | asleep | asleep | worker, who rings | as the parent's |
+//!
+//! # A call
+//!
+//! ```text
+//! parent                                       worker
+//! sends mail: blocks to be mapped
+//! writes the description, if it is another
+//! than the last, a *run* for each worker,
+//! announces, rings ──────────────────────────→ wakes, reads its mail, then the description, if it is another
+//!                                              draws tickets: compare-and-swap on its *run*; where that is empty,
+//!                                              it takes half of what another one has left
+//!                ←──── rings now and then ──── runs chunks, notes them done, writes outcomes, or sends what is too large
+//! reads areas  ←───────────────── rings ────── finished
+//! ```
+//!
+//! A ticket stands for one chunk. It is in one *run*, or drawn:
+//!
+//! ```text
+//!            open               draw                                    task begins
+//! (nowhere) ──────→ in a run ─────────────→ drawn, on *current* ──────────────────→ in hand ──→ has an outcome
+//!                    ↑    │ steal
+//!                    └────┘ (between the two words a range is on neither)
+//! ```
+//!
+//! # Why it is safe
+//!
+//! - A ticket is drawn once: it leaves a run by one compare-and-swap, and only its drawer, or its thief, knows of it then.
+//! - Nobody draws for another call than its own. The parent opens a call when all participants of the one before have
+//!   finished it or were reaped, so nobody is between a look at a run and its compare-and-swap then. The call's bits in
+//!   the range refuse such a late one as well.
+//! - The description is not changed before every worker that takes part has finished or was reaped, so a worker that has
+//!   not finished never reads one that is half written.
+//! - A worker that dies leaves the rest of its run where others find it, and its *current* names the chunk that it may
+//!   have begun. Only a thief that dies between its two words takes tickets with it; no chunk of them was begun. They are
+//!   in no run and have no outcome when everybody has finished or was reaped.
+//! - Chunks that are run again get a call number, and a description that lists them, of their own: to workers a second
+//!   round is another call.
+//! - Who waits says so before its last look, and who rings looks for that after the change, see `ring` in `board`; a
+//!   killed ringer leaves a sleeper to the next one, which the news of its death is.
+#![expect(unsafe_code, reason = "reaches atomic words in mapped memory")]
+
+mod board;
+mod records;
+mod words;
+
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+
+use nix::fcntl::SealFlag;
+
+pub(crate) use board::MAX_CHUNKS;
+use board::{Board, MAX_BYTES, PLACES};
+pub(crate) use records::{Entry, Reader, Record, Writer};
+use words::Words;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{copy_in, copy_out};
+use crate::sys::map::{Access, Mapping};
+use crate::sys::{file, memfd};
+
+const LINE: usize = PLACES * size_of::<u64>();
+
+/// Room for a call's description; a longer one goes by mail. The pages of what is not used are never touched.
+pub(crate) const DESCRIPTION_LEN: usize = 64 * 1024;
+/// Room for a worker's outcomes in one call; more of them go over its socket.
+pub(crate) const RESULTS_LEN: usize = 512 * 1024;
+
+const _: () = assert!(RESULTS_LEN <= MAX_BYTES && DESCRIPTION_LEN <= MAX_BYTES);
+
+/// The page as one process sees it.
+pub(crate) struct ControlPage {
+    fd: OwnedFd,
+    board: Board<Mapped>,
+}
+
+/// The mapping. Invariant: it is at least `lines` times [`LINE`] bytes long, and those bytes are only ever used as
+/// atomic words of 8 bytes.
+pub(crate) struct Mapped {
+    mapping: Mapping,
+    lines: usize,
+}
+
+impl Words for Mapped {
+    type Word = AtomicU64;
+
+    #[inline]
+    fn word(&self, line: usize, place: usize) -> &AtomicU64 {
+        assert!(line < self.lines && place < PLACES, "word {place} of line {line} is none of the page's");
+        // SAFETY: the word lies inside the mapping by the invariant and the assertion.
+        let word = unsafe { self.mapping.ptr().add(line * LINE + place * size_of::<u64>()) };
+        // SAFETY: mapped for as long as `self` lives, aligned to 8 bytes, and only ever used atomically.
+        unsafe { AtomicU64::from_ptr(word.cast().as_ptr()) }
+    }
+}
+
+/// What is done with words alone.
+impl Deref for ControlPage {
+    type Target = Board<Mapped>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.board
+    }
+}
+
+impl ControlPage {
+    /// A new page for so many workers.
+    pub(crate) fn create(workers: usize) -> Result<Self> {
+        let fd = memfd::create()?;
+        file::set_size(fd.as_fd(), Self::len_for(workers))?;
+        memfd::add_seals(fd.as_fd(), SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
+        Self::map(fd, workers)
+    }
+
+    /// The page behind a descriptor that the parent sent.
+    pub(crate) fn map(fd: OwnedFd, workers: usize) -> Result<Self> {
+        let len = Self::len_for(workers);
+        let size = file::size(fd.as_fd())?;
+        if size < len as u64 {
+            return Err(Error::new(
+                ErrorKind::Layout,
+                format!("a control page for {workers} workers has {len} bytes, found {size}"),
+            ));
+        }
+        let mapping = Mapping::new(fd.as_fd(), len, Access::ReadWrite, false, false)?;
+        let words = Mapped { mapping, lines: Board::<Mapped>::lines(workers) };
+        Ok(Self { fd, board: Board::new(words, workers) })
+    }
+
+    fn description_offset(workers: usize) -> usize {
+        (Board::<Mapped>::lines(workers) * LINE).next_multiple_of(4096)
+    }
+
+    fn results_offset(&self, worker: usize) -> usize {
+        Self::description_offset(self.board.workers()) + DESCRIPTION_LEN + worker * RESULTS_LEN
+    }
+
+    fn len_for(workers: usize) -> usize {
+        Self::description_offset(workers) + DESCRIPTION_LEN + workers * RESULTS_LEN
+    }
+
+    fn mapping(&self) -> &Mapping {
+        &self.board.words().mapping
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Parent, between calls: puts a description on the page, under the number of the call that it is for; `false` where
+    /// it is too long.
+    pub(crate) fn describe(&self, id: u64, description: &[u8]) -> bool {
+        let fits = description.len() <= DESCRIPTION_LEN;
+        if fits {
+            copy_in(self.mapping(), Self::description_offset(self.board.workers()), description);
+            self.board.set_description(id, description.len());
+        }
+        fits
+    }
+
+    /// Worker that was told of a call with the description `id`.
+    pub(crate) fn description(&self, id: u64) -> Option<Vec<u8>> {
+        let len = self.board.description_len(id).filter(|&len| len <= DESCRIPTION_LEN)?;
+        let mut description = vec![0; len];
+        copy_out(self.mapping(), Self::description_offset(self.board.workers()), &mut description);
+        Some(description)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn page(workers: usize) -> ControlPage {
+        ControlPage::create(workers).unwrap()
+    }
+
+    #[test]
+    fn a_late_worker_draws_nothing_from_the_next_call() {
+        let page = page(2);
+        page.open(7, 2, 2);
+        assert_eq!(page.draw(0, 7, 2), Some(0));
+        page.open(8, 2, 2);
+        assert_eq!(page.draw(1, 7, 2), None);
+        assert_eq!(page.draw(1, 8, 2), Some(1));
+        assert_eq!(page.last_drawn(0, 8), None);
+        assert_eq!(page.last_drawn(0, 7), Some(0));
+    }
+
+    #[test]
+    fn a_closed_call_says_how_much_is_left() {
+        let page = page(2);
+        page.open(1, 2, 5);
+        assert_eq!(page.left(1, 2), 5);
+        assert_eq!(page.draw(0, 1, 2), Some(0));
+        assert_eq!(page.draw(0, 1, 2), Some(1));
+        page.close(1);
+        assert_eq!((page.draw(0, 1, 2), page.draw(1, 1, 2)), (None, None));
+        assert_eq!(page.left(1, 2), 3);
+    }
+
+    #[test]
+    fn every_ticket_is_drawn_once_whoever_sleeps() {
+        for (awake, tickets) in [(4, 10_000), (1, 10_000), (3, 5), (4, 1)] {
+            let page = &page(4);
+            page.open(3, 4, tickets);
+            let mut drawn: Vec<usize> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..awake)
+                    .map(|worker| {
+                        scope.spawn(move || std::iter::from_fn(|| page.draw(worker, 3, 4)).collect::<Vec<_>>())
+                    })
+                    .collect();
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            });
+            drawn.sort_unstable();
+            assert!(drawn.into_iter().eq(0..tickets));
+            assert_eq!(page.left(3, 4), 0);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_run_outlives_its_worker() {
+        let page = page(2);
+        page.open(9, 2, 8);
+        assert_eq!((page.draw(0, 9, 2), page.draw(1, 9, 2)), (Some(0), Some(4)));
+        page.clear(0);
+        let mut drawn: Vec<_> = std::iter::from_fn(|| page.draw(1, 9, 2)).collect();
+        drawn.sort_unstable();
+        assert_eq!(drawn, [1, 2, 3, 5, 6, 7]);
+    }
+
+    #[test]
+    fn descriptions_arrive_as_they_were_written() {
+        let page = page(3);
+        assert!(page.describe(5, b"what to do"));
+        page.announce(1, 6, 5);
+        assert_eq!((page.announced(1), page.announced(2)), ((6, 5), (0, 0)));
+        assert_eq!(page.description(5).unwrap(), b"what to do");
+        assert_eq!(page.description(6), None);
+        assert!(!page.describe(7, &vec![1; DESCRIPTION_LEN + 1]));
+    }
+
+    #[test]
+    fn a_ring_between_looking_and_sleeping_is_heard() {
+        let page = &page(1);
+        // Would sleep for a minute if the ring, which comes at the last look, were missed.
+        page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || {
+            page.ring_worker(0);
+            false
+        });
+        std::thread::scope(|scope| {
+            let mail = page.mail(0);
+            scope.spawn(|| page.note_mail(0));
+            while page.mail(0) == mail {
+                page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || page.mail(0) != mail);
+            }
+        });
+    }
+}

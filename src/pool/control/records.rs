@@ -1,0 +1,201 @@
+//! Outcomes as they stand in a worker's area of the page: each is a word that says what it is, and bytes up to a whole
+//! word.
+//!
+//! Most tasks return nothing, and a worker runs chunks one after another: such chunks are a range on a word of their own,
+//! and only when the next one does not follow it goes into the area.
+
+use std::ops::Range;
+
+use super::ControlPage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{copy_in, copy_out};
+use crate::pool::control::RESULTS_LEN;
+use crate::pool::protocol::TaskFailure;
+
+const HEAD: usize = size_of::<u64>();
+const KIND_BITS: u32 = 2;
+const CHUNK_BITS: u32 = 24;
+
+/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one.
+const VALUE: u64 = 0;
+const FAILURE: u64 = 1;
+const DONE: u64 = 2;
+
+fn head(kind: u64, chunk: usize, rest: usize) -> u64 {
+    ((rest as u64) << CHUNK_BITS | chunk as u64) << KIND_BITS | kind
+}
+
+fn parts(head: u64) -> (u64, usize, usize) {
+    let number = |bits: u64| usize::try_from(bits).unwrap_or(usize::MAX);
+    let rest = head >> KIND_BITS;
+    (head & ((1 << KIND_BITS) - 1), number(rest & ((1 << CHUNK_BITS) - 1)), number(rest >> CHUNK_BITS))
+}
+
+/// Bytes of one outcome, behind room for its head. Used again for the next one.
+#[derive(Debug)]
+pub(crate) struct Record(Vec<u8>);
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; HEAD])
+    }
+
+    /// To be appended to.
+    pub(crate) fn cleared(&mut self) -> &mut Vec<u8> {
+        self.0.truncate(HEAD);
+        &mut self.0
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.0[HEAD..]
+    }
+}
+
+/// A worker's side of one call's outcomes.
+pub(crate) struct Writer<'p> {
+    page: &'p ControlPage,
+    worker: usize,
+    call: u64,
+    written: usize,
+    done: Range<usize>,
+}
+
+impl<'p> Writer<'p> {
+    pub(crate) fn new(page: &'p ControlPage, worker: usize, call: u64) -> Self {
+        Self { page, worker, call, written: 0, done: 0..0 }
+    }
+
+    pub(crate) fn call(&self) -> u64 {
+        self.call
+    }
+
+    /// A chunk is done and returned nothing; `false` where there is no room to say so.
+    pub(crate) fn nothing(&mut self, chunk: usize) -> bool {
+        if self.done.end == chunk && !self.done.is_empty() {
+            self.done.end += 1;
+        } else {
+            let Range { start, end } = self.done;
+            if !self.done.is_empty() && !self.append(&head(DONE, start, end).to_ne_bytes()) {
+                return false;
+            }
+            self.done = chunk..chunk + 1;
+        }
+        self.page.note_done(self.worker, self.call, &self.done);
+        true
+    }
+
+    /// A chunk is done and returned what is in the record; `false` where there is no room for it.
+    pub(crate) fn value(&mut self, chunk: usize, record: &mut Record) -> bool {
+        self.record(VALUE, chunk, record)
+    }
+
+    /// A chunk's failure is in the record; `false` where there is no room for it.
+    pub(crate) fn failure(&mut self, chunk: usize, record: &mut Record) -> bool {
+        self.record(FAILURE, chunk, record)
+    }
+
+    fn record(&mut self, kind: u64, chunk: usize, Record(bytes): &mut Record) -> bool {
+        let len = bytes.len() - HEAD;
+        bytes[..HEAD].copy_from_slice(&head(kind, chunk, len).to_ne_bytes());
+        bytes.resize(bytes.len().next_multiple_of(HEAD), 0);
+        let fits = self.append(bytes);
+        bytes.truncate(HEAD + len);
+        fits
+    }
+
+    /// Whole words.
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > RESULTS_LEN - self.written {
+            return false;
+        }
+        copy_in(self.page.mapping(), self.page.results_offset(self.worker) + self.written, bytes);
+        self.written += bytes.len();
+        self.page.note_written(self.worker, self.call, self.written);
+        true
+    }
+
+    /// The call is over for this worker: nothing of it is touched any more.
+    pub(crate) fn finish(self) {
+        self.page.note_finished(self.worker, self.call, &self.done, self.written);
+    }
+}
+
+/// How far the parent has read a worker's outcomes of one call.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    read: usize,
+    /// What is known of the chunks that are noted as done: none of these is told twice.
+    done: Range<usize>,
+}
+
+/// Something that a worker has noted.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// These chunks returned nothing.
+    Nothing(Range<usize>),
+    /// A chunk returned those bytes of the buffer.
+    Value(usize, Range<usize>),
+    Failure(usize, TaskFailure),
+}
+
+impl Reader {
+    /// Hands each news of a worker to `note`; bytes of values are appended to `buffer`, which `note` is given too.
+    /// `finished` where the worker is known to have finished the call.
+    ///
+    /// # Errors
+    /// `Layout` where there is something that no worker writes, or that `note` refuses by `false`.
+    pub(crate) fn read<T>(
+        &mut self,
+        page: &ControlPage,
+        (worker, call, finished): (usize, u64, bool),
+        target: &mut T,
+        buffer: impl Fn(&mut T) -> &mut Vec<u8>,
+        mut note: impl FnMut(&mut T, Entry) -> bool,
+    ) -> Result<bool> {
+        let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
+        let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
+        let (done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
+        let mut any = false;
+        if written > self.read && written <= RESULTS_LEN {
+            any = true;
+            let bytes = buffer(target);
+            let mut at = bytes.len();
+            bytes.resize(at + written - self.read, 0);
+            copy_out(page.mapping(), page.results_offset(worker) + self.read, &mut bytes[at..]);
+            self.read = written;
+            let end = bytes.len();
+            while at < end {
+                let bytes = &buffer(target)[at..end];
+                let (first, bytes) = bytes.split_first_chunk().ok_or_else(damaged)?;
+                let (kind, chunk, rest) = parts(u64::from_ne_bytes(*first));
+                at += HEAD;
+                let entry = match kind {
+                    VALUE if rest <= bytes.len() => Entry::Value(chunk, at..at + rest),
+                    FAILURE if rest <= bytes.len() => {
+                        let failure = rmp_serde::from_slice(&bytes[..rest]);
+                        Entry::Failure(chunk, failure.map_err(|error| damaged().with_source(error))?)
+                    }
+                    DONE => {
+                        // What this range was when it was last looked at is known.
+                        let known = if chunk == self.done.start { self.done.end.max(chunk) } else { chunk };
+                        self.done = chunk..rest;
+                        told(target, Entry::Nothing(known..rest))?;
+                        continue;
+                    }
+                    _ => return Err(damaged()),
+                };
+                at += rest.next_multiple_of(HEAD);
+                told(target, entry)?;
+            }
+        }
+        if let Some(done) = done {
+            let known = if done.start == self.done.start { self.done.end.max(done.start) } else { done.start };
+            if known < done.end {
+                any = true;
+                self.done = done.clone();
+                told(target, Entry::Nothing(known..done.end))?;
+            }
+        }
+        Ok(any)
+    }
+}

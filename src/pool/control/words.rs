@@ -1,0 +1,67 @@
+//! What the protocol's words are made of: eight bytes that several processes change in single steps, and sleep on.
+//!
+//! The [`Board`](super::board::Board) reaches them through these traits alone, so that the same code runs over a mapped
+//! page, and over whatever else counts as memory where its interleavings are to be looked at.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use crate::sys::futex;
+
+/// One word.
+pub(crate) trait Word {
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
+    /// Relaxed where it fails.
+    fn compare_exchange(&self, old: u64, new: u64, order: Ordering) -> Result<u64, u64>;
+    /// Adds, wrapping around; returns what was there before.
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64;
+    /// Returns at once where the lower half of the word is not that of `expected`, and otherwise when it is woken, at the
+    /// end of `timeout`, or for no reason.
+    fn sleep(&self, expected: u64, timeout: Option<Duration>);
+    /// Wakes everybody who sleeps on the word.
+    fn wake(&self);
+    /// All that this thread did before comes before all that it does after, in one order with every other such fence.
+    fn fence();
+}
+
+/// Words by line and place in the line; what is on one line travels between processors together.
+pub(crate) trait Words {
+    type Word: Word;
+
+    fn word(&self, line: usize, place: usize) -> &Self::Word;
+}
+
+impl Word for AtomicU64 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    #[inline]
+    fn store(&self, value: u64, order: Ordering) {
+        self.store(value, order);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, old: u64, new: u64, order: Ordering) -> Result<u64, u64> {
+        self.compare_exchange(old, new, order, Ordering::Relaxed)
+    }
+
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        self.fetch_add(value, order)
+    }
+
+    fn sleep(&self, expected: u64, timeout: Option<Duration>) {
+        futex::wait(self, expected, timeout);
+    }
+
+    fn wake(&self) {
+        futex::wake(self);
+    }
+
+    #[inline]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
