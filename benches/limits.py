@@ -22,7 +22,7 @@ class Limit(NamedTuple):
         return self.budget is None or ratio <= self.budget
 
     def budget_shown(self) -> str:
-        return "" if self.budget is None else times(self.budget)
+        return "" if self.budget is None else f"{self.budget:g}×"
 
     def verdict(self, ratio: float) -> str:
         if self.budget is None:
@@ -40,7 +40,7 @@ class Rival(Limit):
         return self.budget is None or ratio * self.budget <= 1
 
     def budget_shown(self) -> str:
-        return "" if self.budget is None else f"{times(self.budget)} ahead"
+        return "" if self.budget is None else f"{self.budget:g}× ahead"
 
     def verdict(self, ratio: float) -> str:
         if self.budget is None and ratio > 1 and "handoff" in self.group and "memory" not in self.limit:
@@ -56,7 +56,10 @@ LIMITS: list[Limit] = [
     Limit(r"call.*", r"pool.*", "futex ping-pong", 1.5),
     Limit(r"call on two processors", r"pool.*", "spin ping-pong", 2.0),
     *(Rival(r"call.*", r"pool", rival) for rival in ["pipe", "socket pair", "ipc-channel"]),
+    *(Rival(r"call", r"pool", rival) for rival in ["multiprocessing, apply", "loky, submit and result"]),
     Limit(r"4096 chunks .*", r"pool", "rayon", 1.2),
+    *(Rival(r"4096 chunks in place", r"pool", f"{library}, {how}")
+      for library in ["multiprocessing", "joblib with loky"] for how in ["chunks sent", "by number"]),
     Limit(r"kernel .*", r"pool.*", "rayon", 1.03),
     Limit(r"kernel .*", r"pool", "rayon, shared array"),
     Limit(r"start.*", r"worker.*", "posix_spawn", 3.0),
@@ -80,7 +83,7 @@ LIMITS: list[Limit] = [
     *(Rival(r"handoff of 64 MiB", r"array", rival, 10) for rival in STREAMS),
     *(Rival(r"handoff of (?!64 MiB).*", r"array", rival) for rival in STREAMS),
     *(Rival(r"handoff of .*", r"array", rival) for rival in OTHERS),
-    Rival(r"handoff of 64 MiB", r"array made anew", "socket pair", 1),
+    Rival(r"handoff of 64 MiB", r"array made anew", "socket pair", 1.0),
     Rival(r"handoff of (?!64 MiB).*", r"array made anew.*", "socket pair"),
     Rival(r"handoff of 64 MiB", r"array made anew, .*", "socket pair"),
     Rival(r"handoff of .*", r"array made anew.*", "ipc-channel, memory made anew"),

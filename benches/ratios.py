@@ -11,7 +11,7 @@ copying wins, data of that size is better sent than shared.
 
 import sys
 
-from limits import rows_of
+from limits import Row, rows_of
 from results import duration, measured, table
 
 
@@ -19,22 +19,27 @@ def main() -> int:
     arguments = sys.argv[1:]
     strict = "--strict" in arguments
     wanted = tuple(argument for argument in arguments if argument != "--strict") or ("",)
-    kept, empty = True, True
-    for group, functions in measured().items():
-        rows = rows_of(group, functions)
-        if not rows or not group.startswith(wanted):
-            continue
-        kept &= all(row.limit.within(row.fastest) for row in rows)
-        empty = False
-        print(f"\n{group}")
-        print(table([["", "median", "limit", "ratio", "fastest", "budget", ""], *map(shown, rows)]))
-    if empty:
+    groups = [group for group in measured() if group.startswith(wanted)]
+    rows = show(groups)
+    if not rows:
         print("nothing was measured: run `cargo bench` first", file=sys.stderr)
         return 1
-    return 1 if strict and not kept else 0
+    return 1 if strict and not all(row.limit.within(row.fastest) for row in rows) else 0
 
 
-def shown(row) -> list[str]:
+def show(groups: list[str]) -> list[Row]:
+    """Prints what there is to be said of these groups, and returns it."""
+    everything = []
+    for group in groups:
+        rows = rows_of(group, measured().get(group, {}))
+        everything += rows
+        if rows:
+            print(f"\n{group}")
+            print(table([["", "median", "limit", "ratio", "fastest", "budget", ""], *map(cells, rows)]))
+    return everything
+
+
+def cells(row: Row) -> list[str]:
     limit = row.limit
     return [
         f"{row.subject} / {row.against}", duration(row.measured.median), duration(row.limit_measured.median),

@@ -90,11 +90,11 @@ def times(ratio: float) -> str:
 
 def three_digits(number: float) -> str:
     """Three digits that count, or two below 1, never as a power of ten."""
-    if number >= 100:
+    if number >= 99.95:
         return f"{number:,.0f}"
     if number >= 1:
-        return f"{number:.3g}"
-    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+        return f"{number:#.3g}"
+    return f"{number:.2f}" if number >= 0.095 else f"{number:.2g}"
 
 
 def table(rows: list[list[str]]) -> str:

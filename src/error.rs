@@ -57,6 +57,10 @@ pub enum ErrorKind {
     TaskPanicked,
     /// A task returned an error.
     TaskFailed,
+    /// A call did not end within its [`deadline`](crate::Call::deadline).
+    TimedOut,
+    /// A call was [cancelled](crate::CancelToken).
+    Cancelled,
     /// [`init`](crate::init) was not called in this program.
     NotInitialized,
     /// Used in a forked child, or after it was shut down.
@@ -178,6 +182,7 @@ impl From<Error> for std::io::Error {
             ErrorKind::Permission => std::io::ErrorKind::PermissionDenied,
             ErrorKind::Layout | ErrorKind::TypeMismatch | ErrorKind::ShapeMismatch => std::io::ErrorKind::InvalidData,
             ErrorKind::WouldBlock => std::io::ErrorKind::WouldBlock,
+            ErrorKind::TimedOut => std::io::ErrorKind::TimedOut,
             ErrorKind::Unsupported => std::io::ErrorKind::Unsupported,
             _ => std::io::ErrorKind::Other,
         };

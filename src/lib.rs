@@ -13,6 +13,8 @@
 //!   trailing NULs survive between Rust processes, a `set` that does not fit changes nothing and says why, a damaged block is
 //!   an error. Numbers are read and overwritten without a lock.
 //! - [`SharedMemory`] is the block underneath, the same that Python's `multiprocessing.shared_memory` makes.
+//! - [`SharedMemoryManager`] is a server process that owns blocks for the programs connected to it, which find each other's
+//!   by label; none is left when it ends, however that comes about.
 //!
 //! ```standalone_crate
 //! use ndshm::{Pool, SharedArray};
@@ -57,7 +59,8 @@
 //! # Who cleans up
 //!
 //! Anonymous memory goes with the last process that has it. A name in `/dev/shm` is removed by the process that created
-//! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`].
+//! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`]. A
+//! [`SharedMemoryManager`] removes its names at once when the process that started it was killed.
 //!
 //! The memory of a dropped anonymous array is kept for the next one of its size, within limits: see [`spare`].
 //!
@@ -73,6 +76,7 @@ mod blocks;
 mod error;
 mod layout;
 mod list;
+mod manager;
 mod memory;
 mod pool;
 mod start;
@@ -87,8 +91,11 @@ pub use blocks::{ArrayInfo, BlockFile, BlockInfo, BlockKind, BlockLock, BlockOwn
 pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
+pub use manager::{
+    ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
+};
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune, spare};
-pub use pool::{Args, Call, Chunk, Each, Param, Pool, PoolBuilder, Progress};
+pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
 
 /// The examples in the README are compiled and run.

@@ -19,6 +19,7 @@ const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
 
 /// Bytes of a message, which can be sent several times.
+#[derive(Debug)]
 pub(crate) struct Packet {
     bytes: Vec<u8>,
     overflow: Option<OwnedFd>,
@@ -75,6 +76,14 @@ pub(crate) fn open<M: DeserializeOwned>(received: Received) -> Result<(M, Vec<Ow
     Ok((message, fds.collect()))
 }
 
+/// [`open`] for messages of processes that are not to be trusted: one that is not in the packet itself is damaged.
+pub(crate) fn open_inline<M: DeserializeOwned>(received: Received) -> Result<(M, Vec<OwnedFd>)> {
+    if received.bytes.first() != Some(&INLINE) {
+        return Err(damaged());
+    }
+    open(received)
+}
+
 #[cold]
 fn damaged() -> Error {
     Error::new(ErrorKind::Layout, "a message of another process is damaged")
@@ -103,5 +112,8 @@ mod tests {
         for bytes in [vec![], vec![7], vec![IN_MEMFD], vec![INLINE, 0xc1, 9, 9]] {
             assert_eq!(open::<u32>(Received { bytes, fds: Vec::new() }).unwrap_err().kind(), ErrorKind::Layout);
         }
+        // Whoever sends such a file chooses how long reading it takes.
+        let endless = Received { bytes: vec![IN_MEMFD], fds: vec![File::open("/dev/zero").unwrap().into()] };
+        assert_eq!(open_inline::<u32>(endless).unwrap_err().kind(), ErrorKind::Layout);
     }
 }

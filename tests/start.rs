@@ -129,8 +129,14 @@ fn who_types_a_workers_argument_gets_a_message_and_exit_code_2() {
     let own = std::env::current_exe().unwrap();
     for path in [fixture("fixture_init_in_main"), own] {
         let start = |argument: &str, stdin: Stdio| Command::new(&path).arg(argument).stdin(stdin).output().unwrap();
-        assert_refused(&start("--ndshm-worker=0", Stdio::null()), "its standard input is not a pool's socket");
-        assert_refused(&start("--ndshm-worker=0", Stdio::piped()), "its standard input is not a pool's socket");
+        assert_refused(
+            &start("--ndshm-worker=0", Stdio::null()),
+            "its standard input is not the socket of who starts it",
+        );
+        assert_refused(
+            &start("--ndshm-worker=0", Stdio::piped()),
+            "its standard input is not the socket of who starts it",
+        );
         for not_a_number in ["--ndshm-worker=", "--ndshm-worker=x", "--ndshm-worker=-1"] {
             assert_refused(&start(not_a_number, Stdio::null()), "no number follows");
         }

@@ -146,6 +146,11 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         Ok(Self { elements, core: Core::new(memory, None) })
     }
 
+    /// The array in a block; attaching to that asks for what [`attach`](Self::attach) asks for.
+    pub(crate) unsafe fn open_memory(memory: SharedMemory) -> Result<Self> {
+        Self::open(memory)
+    }
+
     fn open(memory: SharedMemory) -> Result<Self> {
         let (elements, trailer) = describe(&memory)?;
         Ok(Self { elements, core: Core::new(memory, trailer) })
@@ -176,7 +181,7 @@ fn described<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T,
 }
 
 /// The header of a block or file of `len` bytes, of which `read_at` reads into a buffer what is there at an offset.
-pub(super) fn read_header(len: usize, read_at: impl Fn(usize, &mut [u8]) -> Result<usize>) -> Result<NpyHeader> {
+pub(crate) fn read_header(len: usize, read_at: impl Fn(usize, &mut [u8]) -> Result<usize>) -> Result<NpyHeader> {
     let mut prefix = vec![0; 12];
     let read = read_at(0, &mut prefix)?;
     let needed = NpyHeader::prefix_len(&prefix[..read])?;

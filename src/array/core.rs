@@ -78,7 +78,7 @@ impl Core {
     }
 
     /// Locks the array, and marks it as being written where `mode` is exclusive.
-    pub(crate) fn lock(&self, mode: Mode, wait: Wait, via: Via) -> Result<Held<'_>> {
+    pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
         let held = self.lock_regardless(mode, wait, via)?;
         if self.is_marked() {
             return Err(poisoned(self.control().unfinished_writer(), self.memory().name()));
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Locks the array whether it is poisoned or not, and marks nothing.
-    fn lock_regardless(&self, mode: Mode, wait: Wait, via: Via) -> Result<Held<'_>> {
+    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }

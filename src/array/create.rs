@@ -267,6 +267,35 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     where
         Sh: ShapeBuilder<Dim = D>,
     {
+        self.construct(Draft::publish, target, shape, before, fill)
+    }
+
+    /// The same of an array that begins as zeros, published by `publish`.
+    pub(crate) fn build_and<Sh, E>(
+        &self,
+        publish: impl FnOnce(Draft) -> Result<SharedMemory>,
+        target: Target,
+        shape: Sh,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, Failed<E>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
+        self.construct(publish, target, shape, Before::Zeros, fill)
+    }
+
+    /// An anonymous array may get the memory of one that was dropped, which needs no publishing.
+    fn construct<Sh, E>(
+        &self,
+        publish: impl FnOnce(Draft) -> Result<SharedMemory>,
+        target: Target,
+        shape: Sh,
+        before: Before,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, Failed<E>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
         check_element::<T>()?;
         let (dim, fortran) = dim_and_order(shape)?;
         let block = BlockLayout::new(size_of::<T>(), dim.slice())?;
@@ -295,7 +324,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         fill(view).map_err(Failed::Theirs)?;
         // Publishing moves the mapping's owner, not the mapping.
         let memory = match fresh {
-            Fresh::Draft(draft) => draft.publish()?,
+            Fresh::Draft(draft) => publish(draft)?,
             Fresh::Spare(memory) => memory,
         };
         Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)).reusable(recipe) })
@@ -327,7 +356,7 @@ impl Fresh {
 }
 
 /// Who failed when an array was filled.
-pub(super) enum Failed<E> {
+pub(crate) enum Failed<E> {
     Ours(Error),
     Theirs(E),
 }

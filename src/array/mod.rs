@@ -35,8 +35,10 @@ pub use frozen::{FreezeError, FrozenArray};
 pub use guard::{ReadGuard, WriteGuard};
 pub use options::ArrayOptions;
 
+pub(crate) use self::attach::read_header;
 pub(crate) use self::chunks::Source;
 pub(crate) use self::core::{Core, Held};
+pub(crate) use self::create::Failed;
 pub(crate) use self::elements::{Bytes, Elements};
 
 use crate::error::Result;
@@ -189,7 +191,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         self.read_within(Wait::at_most(timeout))
     }
 
-    fn read_within(&self, wait: Wait) -> Result<ReadGuard<'_, T, D>> {
+    fn read_within(&self, wait: Wait<'_>) -> Result<ReadGuard<'_, T, D>> {
         let held = self.core.lock(Mode::Shared, wait, Via::Own)?;
         Ok(ReadGuard::new(&self.elements, held))
     }
@@ -221,7 +223,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         self.write_within(Wait::at_most(timeout))
     }
 
-    fn write_within(&mut self, wait: Wait) -> Result<WriteGuard<'_, T, D>> {
+    fn write_within(&mut self, wait: Wait<'_>) -> Result<WriteGuard<'_, T, D>> {
         self.core.release_leaked();
         let held = self.core.lock(Mode::Exclusive, wait, Via::Own)?;
         Ok(WriteGuard::new(&self.elements, held))

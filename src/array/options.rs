@@ -31,6 +31,10 @@ impl<T, D> ArrayOptions<T, D> {
         Self { name: None, memory: SharedMemoryOptions::default(), types: PhantomData }
     }
 
+    pub(crate) fn with_memory(memory: SharedMemoryOptions) -> Self {
+        Self { name: None, memory, types: PhantomData }
+    }
+
     /// Gives the array a name in `/dev/shm`, under which other programs attach to it; without one it is anonymous.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

@@ -52,7 +52,7 @@ impl DType {
     }
 
     /// Reads a `descr` string as NumPy writes or accepts it.
-    pub(super) fn parse(descr: &str) -> Result<DType> {
+    pub(crate) fn parse(descr: &str) -> Result<DType> {
         if matches!(descr, "|O" | "O" | "|O8" | "O8") {
             return Err(Error::new(
                 ErrorKind::TypeMismatch,

@@ -5,7 +5,7 @@ use super::words::Words;
 use super::{Item, ShareableList, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::list::{ListLayout, MAX_TEXT, WORD, slot_for};
-use crate::memory::{SharedMemory, Target};
+use crate::memory::{Draft, SharedMemory, SharedMemoryOptions, Target};
 
 impl ShareableList {
     /// Creates a list of these values under a new name of the form `ndshm_0123456789abcdef`. Nobody sees it before it is
@@ -60,10 +60,16 @@ impl ShareableList {
 
     fn create<V: Into<Value>>(target: Target, values: impl IntoIterator<Item = V>) -> Result<Self> {
         let values: Vec<Value> = values.into_iter().map(Into::into).collect();
-        Self::create_from(target, &values)
+        Self::create_from(Draft::publish, &SharedMemory::options(), target, &values)
     }
 
-    fn create_from(target: Target, values: &[Value]) -> Result<Self> {
+    /// A list in a block made with `options` and published by `publish`.
+    pub(crate) fn create_from(
+        publish: impl FnOnce(Draft) -> Result<SharedMemory>,
+        options: &SharedMemoryOptions,
+        target: Target,
+        values: &[Value],
+    ) -> Result<Self> {
         for (index, value) in values.iter().enumerate() {
             check_len(index, value)?;
         }
@@ -71,7 +77,7 @@ impl ShareableList {
         let encode = |(index, value)| Encoded::new(value, index, slot(value));
         let codes = values.iter().enumerate().map(|item| Ok(encode(item)?.code)).collect::<Result<Vec<u8>>>()?;
 
-        let draft = SharedMemory::options().draft(target, layout.total())?;
+        let draft = options.draft(target, layout.total())?;
         let words = Words::of(draft.mapping())?;
         words.check_writable();
         for (at, word) in layout.head().enumerate() {
@@ -83,7 +89,7 @@ impl ShareableList {
             }
         }
         words.copy_in(layout.codes(), &codes, codes.len().next_multiple_of(WORD));
-        Ok(Self { memory: draft.publish()?, layout })
+        Ok(Self { memory: publish(draft)?, layout })
     }
 }
 

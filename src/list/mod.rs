@@ -104,6 +104,10 @@ impl ShareableList {
         &self.memory
     }
 
+    pub(crate) fn shm_mut(&mut self) -> &mut SharedMemory {
+        &mut self.memory
+    }
+
     /// Ends this handle on the list and gives back the block, with the ownership of its name.
     pub fn into_shm(self) -> SharedMemory {
         self.memory

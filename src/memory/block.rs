@@ -26,6 +26,9 @@ use crate::sys::map::Access;
 /// How long a reader that lets a writer of another process pass waits before it looks again.
 const GATE_PAUSE: Duration = Duration::from_millis(1);
 
+/// How often somebody whose patience may end looks whether it has.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// What this process knows of one file.
 pub(crate) struct Block {
     id: FileId,
@@ -272,7 +275,7 @@ impl Block {
     }
 
     /// Waits until `mode` can be granted and notes the holder. `Ok(false)` where the wait is over before.
-    fn acquire(&self, handle: u64, mode: Mode, wait: Wait, via: Via) -> Result<bool> {
+    fn acquire(&self, handle: u64, mode: Mode, wait: Wait<'_>, via: Via) -> Result<bool> {
         self.check_process()?;
         let thread = std::thread::current().id();
         let mut local = locked(&self.local);
@@ -308,7 +311,8 @@ impl Block {
             let wait_now = if held_back { wait.at_most_for(GATE_PAUSE) } else { wait };
             let (next, timed_out) = self.wait_for_change(local, wait_now);
             local = next;
-            if timed_out {
+            // A pause may have been over before it began.
+            if timed_out && wait.left().is_some_and(|left| left.is_zero()) {
                 local.writers_waiting -= usize::from(queued);
                 self.wake(local);
                 return Ok(false);
@@ -342,12 +346,12 @@ impl Block {
         Ok(true)
     }
 
-    fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait) -> (MutexGuard<'a, Local>, bool) {
+    fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait<'_>) -> (MutexGuard<'a, Local>, bool) {
         // Nobody takes another thread's short question for a lock that is held, not even who only tries.
         let left = match (local.asking, wait) {
             (Some(Asking::Briefly), _) | (_, Wait::Forever) => None,
-            (_, Wait::No) => Some(Duration::ZERO),
-            (_, Wait::Until(deadline)) => Some(deadline.saturating_duration_since(Instant::now())),
+            (_, Wait::With(_)) => Some(wait.left().unwrap_or(LOOK)),
+            _ => wait.left(),
         };
         if left == Some(Duration::ZERO) {
             return (local, true);
@@ -490,7 +494,7 @@ impl LockHandle {
     }
 
     /// Locks the block; `Ok(None)` where the wait is over before that.
-    pub(crate) fn lock(&self, mode: Mode, wait: Wait, via: Via) -> Result<Option<Locked<'_>>> {
+    pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Locked<'_>>> {
         let granted = self.block.acquire(self.number, mode, wait, via)?;
         Ok(granted.then(|| Locked { handle: self, mode, via, not_send: PhantomData }))
     }

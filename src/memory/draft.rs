@@ -156,6 +156,25 @@ impl Draft {
         };
         Ok(SharedMemory::assemble(fd, lock, mapping, whereabouts, owned))
     }
+
+    /// Lets somebody else give the block its name: `give` hands over the descriptor with the name that was asked for,
+    /// and who gets it removes the name, too.
+    pub(crate) fn publish_through(self, give: impl FnOnce(BorrowedFd<'_>, &str) -> Result<()>) -> Result<SharedMemory> {
+        let Self { file, lock, mapping, target } = self;
+        let name = match target {
+            Target::Generated => name::generate()?,
+            Target::Named(name) => name,
+            Target::Anonymous | Target::Path(_) => {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    "only a block in /dev/shm can be given a name there",
+                ));
+            }
+        };
+        let lock = LockHandle::new(Block::open(lock, mapping.access(), false)?);
+        give(file.fd(), &name)?;
+        Ok(SharedMemory::assemble(file.into_fd(), lock, mapping, Whereabouts::Named(name), None))
+    }
 }
 
 fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {

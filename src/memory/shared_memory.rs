@@ -177,6 +177,13 @@ impl SharedMemory {
         Self::from_file(&Self::options(), file, access, Whereabouts::Nameless)
     }
 
+    /// The same, under the name that somebody gave to the block.
+    pub(crate) fn from_named_fd(fd: BorrowedFd<'_>, access: Access, name: String) -> Result<Self> {
+        file::require_regular(fd, Path::new("the descriptor"))?;
+        let file = file::reopen(fd, access)?;
+        Self::from_file(&Self::options(), file, access, Whereabouts::Named(name))
+    }
+
     fn from_file(
         options: &SharedMemoryOptions,
         file: OwnedFd,

@@ -2,21 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::Args;
+use super::cancel::{CancelToken, Stop, StopOptions};
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
 use super::protocol::CallMessage;
 use super::results::Results;
-use super::running::Running;
+use super::running::{Limits, Running};
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial};
 use crate::array::Held;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::sys::lock::Wait;
 
 /// A call of a [`Pool`] with settings of its own, made with [`Pool::call`].
 ///
@@ -40,6 +43,7 @@ use crate::error::Result;
 pub struct Call<'p> {
     pool: &'p Pool,
     retries: u32,
+    stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
 }
 
@@ -49,7 +53,7 @@ pub struct Call<'p> {
 )]
 impl<'p> Call<'p> {
     pub(super) fn new(pool: &'p Pool) -> Self {
-        Self { pool, retries: 0, progress: None }
+        Self { pool, retries: 0, stop: StopOptions::default(), progress: None }
     }
 
     /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
@@ -98,6 +102,65 @@ impl<'p> Call<'p> {
         self
     }
 
+    /// Ends the call when it has taken that long, counted from its beginning: the wait for its arrays and for the pool's
+    /// workers is part of it.
+    ///
+    /// Then no more chunks begin, and tasks that run have 100 ms to end in good order, so that short ones leave whole rows
+    /// behind; where all chunks are done by that time, the call returns their results. Workers that are not done then, as
+    /// they are stuck, stopped or just slow, are killed, reaped and replaced, and only after that the call returns:
+    /// [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. Arrays that were lent for writing are poisoned
+    /// where a task was cut short. A deadline cannot promise the end of a worker that the kernel does not kill, such as one
+    /// that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use std::thread;
+    /// use std::time::Duration;
+    ///
+    /// use ndshm::{ErrorKind, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
+    ///     let late = pool.call().deadline(Duration::from_millis(50)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
+    ///         if chunk.index() == 0 {
+    ///             thread::sleep(Duration::from_secs(3600));
+    ///         }
+    ///         row.fill(1);
+    ///     });
+    ///     let error = late.unwrap_err();
+    ///     assert_eq!((error.kind(), error.rows()), (ErrorKind::TimedOut, &[0..1][..]));
+    ///     done.clear_poison()?;
+    ///     assert_eq!(done.read()?.sum(), 3);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.stop.deadline = Some(deadline);
+        self
+    }
+
+    /// Ends the call when the token is cancelled, before it or while it runs, as a [`deadline`](Self::deadline) would, with
+    /// [`Cancelled`](ErrorKind::Cancelled). A call may be given several tokens, and each of them ends it.
+    pub fn cancel_with(mut self, token: &CancelToken) -> Self {
+        self.stop.tokens.push(token.clone());
+        self
+    }
+
+    /// Ends the call on Ctrl-C (`SIGINT`), as a [`deadline`](Self::deadline) would, with [`Cancelled`](ErrorKind::Cancelled).
+    ///
+    /// Without this Ctrl-C does what the program made of it: by default it ends the program, and its workers with it. With
+    /// this, and for the length of the call only, the signal has a handler that takes note. A second Ctrl-C in the same
+    /// call does what the first would have done without: who presses it again does not have to wait. A handler that the
+    /// program has installed is called each time, as ever, and the call ends too; where the program ignores the signal,
+    /// so does the call. The program must not change its handler of `SIGINT` while such a call runs.
+    pub fn cancel_on_ctrl_c(mut self) -> Self {
+        self.stop.on_ctrl_c = true;
+        self
+    }
+
     /// See [`Pool::map`].
     ///
     /// # Errors
@@ -139,6 +202,12 @@ impl<'p> Call<'p> {
     }
 
     fn run<A: Args>(mut self, args: &A, task: TaskRef) -> Result<Results> {
+        let page = match &self.pool.kind {
+            Kind::Workers(shared) => Some(&shared.page),
+            Kind::Serial => None,
+        };
+        // From here on, so that the deadline counts the locks too.
+        let stop = Stop::begin(std::mem::take(&mut self.stop), page);
         let mut ignore = |_| ();
         let progress: &mut dyn FnMut(Progress) = match &mut self.progress {
             Some(progress) => progress,
@@ -151,11 +220,36 @@ impl<'p> Call<'p> {
             return Ok(Results::new(0));
         }
         let settled = match &self.pool.kind {
-            Kind::Workers(shared) => run_on_workers(shared, plan, division, task, self.retries, progress)?,
-            Kind::Serial => serial::run(&plan, division, task, progress)?,
+            Kind::Workers(shared) => run_on_workers(
+                shared,
+                plan,
+                division,
+                task,
+                Limits { retries: self.retries, stop: stop.clone() },
+                progress,
+            ),
+            Kind::Serial => serial::run(&plan, division, task, stop.as_deref(), progress),
         };
-        settled.failure.map_or(Ok(settled.results), Err)
+        let results = settled.and_then(|settled| settled.failure.map_or(Ok(settled.results), Err));
+        if let (Some(stop), Err(error)) = (stop, &results)
+            && error.kind() == ErrorKind::Cancelled
+        {
+            stop.answer();
+        }
+        results
     }
+}
+
+/// Locks the arrays of a call, for as long as `stop` lets it wait.
+pub(super) fn lock<'p>(plan: &Plan<'p>, division: Division, stop: Option<&Stop>) -> Result<Vec<Held<'p>>> {
+    let Some(stop) = stop else { return plan.lock(Wait::Forever) };
+    stop.check(division, "had not begun")?;
+    plan.lock(Wait::With(stop)).or_else(|error| {
+        if error.kind() == ErrorKind::WouldBlock {
+            stop.check(division, "was still waiting for its arrays")?;
+        }
+        Err(error)
+    })
 }
 
 fn run_on_workers(
@@ -163,15 +257,29 @@ fn run_on_workers(
     plan: Plan<'_>,
     division: Division,
     task: TaskRef,
-    retries: u32,
+    limits: Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
     let task = task.address()?;
     // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
     // that wait for the crew.
-    let held = plan.lock()?;
-    let mut duty = shared.enter()?;
-    duty.crew.replace_dead()?;
+    let stop = limits.stop.clone();
+    let check = |was| stop.as_ref().map_or(Ok(()), |stop| stop.check(division, was));
+    let held = lock(&plan, division, stop.as_deref())?;
+    let mut duty = shared.enter(stop.as_deref()).or_else(|error| {
+        if error.kind() == ErrorKind::WouldBlock {
+            check("was still waiting for the pool's workers")?;
+        }
+        Err(error)
+    })?;
+    duty.crew.heed(stop.clone());
+    let replaced = duty.crew.replace_dead();
+    check("had not begun")?;
+    if let Err(error) = replaced
+        && duty.crew.is_empty()
+    {
+        return Err(error.with_rows(division.rows_where(|_| true)));
+    }
     let Plan { leaves, blocks, .. } = plan;
     for block in &blocks {
         block.core.memory().lock().block().add_borrower(shared);
@@ -190,10 +298,11 @@ fn run_on_workers(
         left: None,
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &blocks, message, retries)?;
+    let running = Running::start(&mut duty.crew, &blocks, message, limits)?;
     let settled = running.finish(progress)?;
     poison_where_cut_short(&settled, &held);
-    // Whole again for the next call; where that is not possible now, that call says why.
+    // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
+    duty.crew.heed(None);
     let _ = duty.crew.replace_dead();
     drop(duty);
     // What was dropped by another thread since the crew was last told.
@@ -213,6 +322,7 @@ impl fmt::Debug for Call<'_> {
         f.debug_struct("Call")
             .field("pool", self.pool)
             .field("retries", &self.retries)
+            .field("stop", &self.stop)
             .field("progress", &self.progress.is_some())
             .finish()
     }

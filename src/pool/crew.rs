@@ -7,19 +7,28 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cancel::Stop;
 use super::control::{ControlPage, Reader};
 use super::plan::{BlockAccess, BlockUse};
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::start::Role;
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
 use crate::sys::file;
+use crate::sys::lock::Patience;
 use crate::sys::map::Access;
 use crate::sys::process::{Ended, is_hung_up, poll_readable, poll_writable_or};
 use crate::sys::socket::Received;
 
 /// How long workers may take to end by themselves when their pool is dropped; then they are killed.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// While a call may be told to end, who waits for a worker to read its mail looks so often whether it was.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How often a worker is started in a place where others were killed before they were there.
+const START_TRIES: usize = 4;
 
 /// A worker process and what the parent knows that it keeps.
 pub(crate) struct Member {
@@ -54,6 +63,8 @@ pub(crate) struct Crew {
     last_call: u64,
     /// What stands on the page: most calls are like the one before.
     described: Option<Arc<CallMessage>>,
+    /// What may end the call that has the crew.
+    stop: Option<Arc<Stop>>,
 }
 
 impl Crew {
@@ -62,7 +73,8 @@ impl Crew {
         let page = Arc::new(ControlPage::create(workers)?);
         let watch = Watch::start(Arc::clone(&page))?;
         let members = (0..workers).map(|_| None).collect();
-        let mut crew = Self { members, env, spin, page, watch, suspicious: false, last_call: 0, described: None };
+        let mut crew =
+            Self { members, env, spin, page, watch, suspicious: false, last_call: 0, described: None, stop: None };
         crew.replace_missing()?;
         Ok(crew)
     }
@@ -77,6 +89,11 @@ impl Crew {
 
     pub(crate) fn spin(&self) -> Duration {
         self.spin
+    }
+
+    /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
+    pub(crate) fn heed(&mut self, stop: Option<Arc<Stop>>) {
+        self.stop = stop;
     }
 
     /// A call number that was never used.
@@ -126,6 +143,9 @@ impl Crew {
     }
 
     /// Reaps those that have ended since the last call, and starts others in their place.
+    ///
+    /// # Errors
+    /// Where one of them could not be started. The others are there, and a call can go on with them.
     pub(crate) fn replace_dead(&mut self) -> Result<()> {
         self.take_news();
         if std::mem::take(&mut self.suspicious) {
@@ -139,25 +159,46 @@ impl Crew {
         self.replace_missing()
     }
 
+    /// Is no worker there at all?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
+    }
+
     fn replace_missing(&mut self) -> Result<()> {
+        for _ in 1..START_TRIES {
+            match self.start_missing() {
+                // It was killed before it was there: bad luck, or what always happens.
+                Err(error) if error.kind() == ErrorKind::WorkerDied => {}
+                other => return other,
+            }
+        }
+        self.start_missing()
+    }
+
+    fn start_missing(&mut self) -> Result<()> {
         // All are begun before the first is waited for.
         let missing: Vec<_> = (0..self.members.len()).filter(|&index| self.members[index].is_none()).collect();
-        let begun = missing.into_iter().map(|index| Ok((index, self.begin(index)?))).collect::<Result<Vec<_>>>()?;
-        begun.into_iter().try_for_each(|(index, starting)| self.welcome(index, starting))
+        let begun: Vec<_> = missing.into_iter().map(|index| (index, self.begin(index))).collect();
+        let mut all = Ok(());
+        for (index, starting) in begun {
+            let welcomed = starting.and_then(|starting| self.welcome(index, starting));
+            all = all.and(welcomed);
+        }
+        all
     }
 
     fn begin(&self, index: usize) -> Result<StartingWorker> {
-        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), index })
+        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), role: Role::Worker(index) })
     }
 
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
-        let process = starting.finish()?;
+        let process = starting.finish(self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
         self.watch.add(&process)?;
         let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: HashMap::new() };
         self.page.clear(index);
         let spin = u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX);
         let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len(), call: self.last_call, spin })?;
-        member.send(&packet, &[self.page.fd()]);
+        member.send(&packet, &[self.page.fd()], self.stop.as_deref());
         self.members[index] = Some(member);
         Ok(())
     }
@@ -195,7 +236,7 @@ impl Crew {
             let mut fds: Vec<BorrowedFd<'_>> = vec![fd.as_fd()];
             fds.extend(lock.map(|(fd, _)| fd));
             let message = ToWorker::Map { serial: state.serial(), len: memory.size(), writable };
-            member.tell(&self.page, &Packet::new(&message)?, &fds);
+            member.tell(&self.page, &Packet::new(&message)?, &fds, self.stop.as_deref());
             member.mapped.insert(state.serial(), Lent { writable, lock: lock_access });
         }
         Ok(())
@@ -203,7 +244,7 @@ impl Crew {
 
     pub(crate) fn send(&self, index: usize, packet: &Packet) {
         if let Some(member) = &self.members[index] {
-            member.tell(&self.page, packet, &[]);
+            member.tell(&self.page, packet, &[], self.stop.as_deref());
         }
     }
 
@@ -271,8 +312,8 @@ impl Member {
     }
 
     /// Sends a message, counts it and rings.
-    fn tell(&self, page: &ControlPage, packet: &Packet, fds: &[BorrowedFd<'_>]) {
-        self.send(packet, fds);
+    fn tell(&self, page: &ControlPage, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
+        self.send(packet, fds, stop);
         self.note_told(page);
     }
 
@@ -304,18 +345,19 @@ impl Member {
     }
 
     /// Sends a message, waiting while the worker is too busy to take it, but not for one that has ended: its pidfd tells
-    /// of that in time, whoever else may have its socket.
-    fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
+    /// of that in time, whoever else may have its socket. One that takes nothing when the call is told to end is stuck.
+    fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
         let (socket, pidfd) = (&self.process.socket, &self.process.pidfd);
         while let Err(error) = packet.try_send(socket, fds) {
-            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && !pidfd.has_ended() {
+            let goes_on = !pidfd.has_ended() && stop.is_none_or(|stop| stop.reason().is_none());
+            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && goes_on {
                 // Too many descriptors of this user are under way: room comes when workers read.
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
             let again = error.kind() == io::ErrorKind::WouldBlock
-                && !pidfd.has_ended()
-                && poll_writable_or(socket.as_fd(), pidfd.as_fd()).is_ok();
+                && goes_on
+                && poll_writable_or(socket.as_fd(), pidfd.as_fd(), stop.map(|_| LOOK)).is_ok();
             if !again {
                 // The message is lost, and it may be counted: the worker would wait for it for ever.
                 let _ = pidfd.kill(libc::SIGKILL);

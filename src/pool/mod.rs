@@ -7,12 +7,14 @@
 //! | `task` | a function is named across the process boundary |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `cancel` | what ends a call from outside |
 //! | `watch` | the thread that hears of workers' deaths |
 //! | `worker` | the worker's side |
 //! | `serial` | the same calls without worker processes |
 
 pub(crate) mod args;
 mod call;
+mod cancel;
 pub(crate) mod chunk;
 mod control;
 mod crew;
@@ -28,8 +30,8 @@ pub(crate) mod worker;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -37,11 +39,14 @@ use serde::de::DeserializeOwned;
 
 pub use args::{Args, Each, Param};
 pub use call::Call;
+pub use cancel::CancelToken;
 pub use chunk::{Chunk, Progress};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;
 use crate::sys::fork::{Epoch, epoch};
+use cancel::Stop;
+use control::ControlPage;
 use crew::Crew;
 
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
@@ -65,6 +70,9 @@ use crew::Crew;
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
 /// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
 /// run again, and the call goes on too.
+///
+/// A call waits for its tasks however long they take, unless it is given a [deadline](Call::deadline) or a
+/// [token](CancelToken) to cancel it with.
 ///
 /// # Examples
 ///
@@ -218,8 +226,14 @@ enum Kind {
 struct Shared {
     epoch: Epoch,
     workers: usize,
+    /// The one that all the pool's workers share.
+    page: Arc<ControlPage>,
     /// Held for the length of a call: calls of several threads run one after another.
     crew: Mutex<Crew>,
+    /// Threads that wait for the crew and may have to give up: they are told when it is free.
+    patient: AtomicUsize,
+    waiting: Mutex<()>,
+    freed: Condvar,
     /// A number for the thread that holds `crew`, so that a call from within a call is an error and not a deadlock.
     caller: AtomicU64,
     /// Serials of blocks that are gone from this process.
@@ -262,7 +276,7 @@ impl Pool {
     /// another thread to end; empty from within a call.
     pub fn worker_pids(&self) -> Vec<u32> {
         match &self.kind {
-            Kind::Workers(shared) => shared.enter().map(|crew| crew.crew.pids()).unwrap_or_default(),
+            Kind::Workers(shared) => shared.enter(None).map(|duty| duty.crew.pids()).unwrap_or_default(),
             Kind::Serial => Vec::new(),
         }
     }
@@ -447,10 +461,15 @@ impl PoolBuilder {
         };
         // On one CPU whoever spins keeps the one that it waits for from running.
         let spin = self.spin.unwrap_or(if cpus() > 1 { DEFAULT_SPIN } else { Duration::ZERO });
+        let crew = Crew::start(workers, self.env, spin)?;
         let shared = Shared {
             epoch: epoch(),
             workers,
-            crew: Mutex::new(Crew::start(workers, self.env, spin)?),
+            page: Arc::clone(crew.page()),
+            crew: Mutex::new(crew),
+            patient: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            freed: Condvar::new(),
             caller: AtomicU64::new(0),
             forgotten: Mutex::default(),
         };
@@ -467,11 +486,27 @@ fn cpus() -> usize {
 struct OnDuty<'s> {
     shared: &'s Shared,
     crew: MutexGuard<'s, Crew>,
+    // Dropped after the crew.
+    _notice: Notice<'s>,
 }
 
+/// Tells those who wait for the crew that it is free.
+struct Notice<'s>(&'s Shared);
+
+impl Drop for Notice<'_> {
+    fn drop(&mut self) {
+        if self.0.patient.load(Ordering::SeqCst) > 0 {
+            self.0.freed.notify_all();
+        }
+    }
+}
+
+/// How often a thread that waits for the crew and may have to give up looks whether it has to.
+const LOOK: Duration = Duration::from_millis(5);
+
 impl Shared {
-    /// Waits for calls of other threads to end.
-    fn enter(&self) -> Result<OnDuty<'_>> {
+    /// Waits for calls of other threads to end, for as long as `stop` lets it.
+    fn enter(&self, stop: Option<&Stop>) -> Result<OnDuty<'_>> {
         if self.epoch != epoch() {
             return Err(Error::new(
                 ErrorKind::Closed,
@@ -486,11 +521,34 @@ impl Shared {
             ));
         }
         // A panic in a callback leaves a crew that was settled, see `running`.
-        let crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
+        let crew = match stop {
+            None => self.crew.lock().unwrap_or_else(PoisonError::into_inner),
+            Some(stop) => self.lock_crew_unless(stop)?,
+        };
         self.caller.store(thread_number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew };
+        let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
+    }
+
+    fn lock_crew_unless(&self, stop: &Stop) -> Result<MutexGuard<'_, Crew>> {
+        self.patient.fetch_add(1, Ordering::SeqCst);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let crew = loop {
+            match self.crew.try_lock() {
+                Ok(crew) => break Ok(crew),
+                Err(TryLockError::Poisoned(poisoned)) => break Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if stop.reason().is_some() => {
+                    break Err(Error::new(ErrorKind::WouldBlock, "a call of another thread has the workers"));
+                }
+                // A notice that is missed costs no more than that time.
+                Err(TryLockError::WouldBlock) => {
+                    waiting = self.freed.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        };
+        self.patient.fetch_sub(1, Ordering::SeqCst);
+        crew
     }
 
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
@@ -520,6 +578,7 @@ impl Shared {
 
 impl Drop for OnDuty<'_> {
     fn drop(&mut self) {
+        self.crew.heed(None);
         self.shared.tell_forgotten(&mut self.crew);
         self.shared.caller.store(0, Ordering::Relaxed);
     }

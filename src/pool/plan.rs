@@ -203,14 +203,14 @@ impl<'p> Plan<'p> {
     }
 
     /// Locks every block, in the one order in which all calls of all processes lock.
-    pub(crate) fn lock(&self) -> Result<Vec<Held<'p>>> {
+    pub(crate) fn lock(&self, wait: Wait<'_>) -> Result<Vec<Held<'p>>> {
         let mut blocks: Vec<_> = self.blocks.iter().filter(|block| block.access != BlockAccess::Frozen).collect();
         blocks.sort_by_key(|block| block.core.memory().lock().block().id());
         blocks
             .into_iter()
             .map(|block| {
                 let mode = if block.access == BlockAccess::Write { Mode::Exclusive } else { Mode::Shared };
-                block.core.lock(mode, Wait::Forever, Via::Lending)
+                block.core.lock(mode, wait, Via::Lending)
             })
             .collect()
     }

@@ -5,7 +5,7 @@
 //!   planned ───────────────────────→ running ──────── every participant has finished ───→ settled
 //!                                     │   ↑ ↑                    │
 //!                      a worker died, │   │ │                    │ chunks are left that may run again:
-//!                      a task failed  ↓   │ └────────────────────┘ another round, with a number of its own
+//!     a task failed, it has to stop   ↓   │ └────────────────────┘ another round, with a number of its own
 //!                                    closed: no chunk is taken any more ─── as above ───→ settled
 //! ```
 //!
@@ -19,8 +19,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::cancel::{GRACE, Stop};
 use super::chunk::{Division, Progress};
 use super::control::{ControlPage, Reader};
 use super::crew::Crew;
@@ -42,14 +43,23 @@ const UNEASE: Duration = Duration::from_secs(1);
 /// See [`Running::replacements`].
 const SPARE_REPLACEMENTS: usize = 4;
 
+/// What belongs to one call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// How often a chunk may run again because its worker died.
+    pub(super) retries: u32,
+    /// What ends the call early.
+    pub(super) stop: Option<Arc<Stop>>,
+}
+
 /// A call that workers have been told of.
 pub(crate) struct Running<'c> {
     crew: &'c mut Crew,
     blocks: &'c [BlockUse<'c>],
     page: Arc<ControlPage>,
     tally: Tally,
-    /// How often a chunk may run again because its worker died.
-    retries: u32,
+    limits: Limits,
+    stopping: Stopping,
     /// How many workers have died over a chunk.
     deaths: HashMap<usize, u32>,
     round: Round,
@@ -60,7 +70,18 @@ pub(crate) struct Running<'c> {
     /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
     /// before they take one has to end too.
     replacements: usize,
+    /// How long nobody has rung while the parent slept.
+    quiet: Duration,
     home: Epoch,
+}
+
+/// Has the call to stop?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// No more chunks begin; who is still at work then is killed.
+    Grace(Instant),
+    Killed,
 }
 
 /// What workers were told of last: a call of its own to them.
@@ -94,22 +115,25 @@ impl<'c> Running<'c> {
         crew: &'c mut Crew,
         blocks: &'c [BlockUse<'c>],
         message: CallMessage,
-        retries: u32,
+        limits: Limits,
     ) -> Result<Self> {
         let round = Round::new(crew, message)?;
         let mut running = Self {
             page: Arc::clone(crew.page()),
             home: epoch(),
+            quiet: Duration::ZERO,
             crew,
             blocks,
             tally: Tally::new(round.message.division()),
-            retries,
+            limits,
+            stopping: Stopping::No,
             deaths: HashMap::new(),
             round,
             participants: Vec::new(),
             silenced: Vec::new(),
             replacements: 0,
         };
+        running.replacements = running.most_replacements();
         running.publish()?;
         Ok(running)
     }
@@ -125,7 +149,6 @@ impl<'c> Running<'c> {
             self.participants.clear();
             return prepared.map(drop);
         };
-        self.replacements = self.most_replacements();
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
         self.page.open(self.round.call, self.round.sharers, self.round.message.tickets());
         for &(index, _) in &self.participants {
@@ -150,15 +173,24 @@ impl<'c> Running<'c> {
     }
 
     fn most_replacements(&self) -> usize {
-        self.crew.len() + SPARE_REPLACEMENTS
+        let retries = usize::try_from(self.limits.retries).unwrap_or(usize::MAX);
+        (self.crew.len() + SPARE_REPLACEMENTS).saturating_add(retries)
     }
 
     /// Has workers run those chunks that are left.
     fn run_again(&mut self, left: Vec<usize>) -> Result<()> {
         // Workers that have ended meanwhile as well. Those that cannot be started now are missed only where no other is left.
         let whole = self.crew.replace_dead();
-        if self.crew.pids().is_empty() {
+        if self.crew.is_empty() {
             return whole;
+        }
+        // A round in which nothing was done is one that cannot be had for ever.
+        if !self.may_replace() {
+            return Err(Error::new(ErrorKind::WorkerDied, "too many workers have died before they had begun a chunk"));
+        }
+        self.heed_stop();
+        if self.stopping != Stopping::No {
+            return Ok(());
         }
         let call = self.crew.next_call();
         let message = CallMessage { call, left: Some(left), ..CallMessage::clone(&self.round.message) };
@@ -197,6 +229,7 @@ impl<'c> Running<'c> {
                     }
                 }
             }
+            self.heed_stop();
             let left = self.tally.open();
             if left.is_empty() || self.tally.has_failed() {
                 break;
@@ -211,8 +244,42 @@ impl<'c> Running<'c> {
         Ok(tally.settle())
     }
 
+    /// Begins no more chunks when the call has to stop, and a while later kills those that are still at work.
+    fn heed_stop(&mut self) {
+        match (self.stopping, &self.limits.stop) {
+            (Stopping::No, Some(stop)) => {
+                if let Some(reason) = stop.reason() {
+                    self.tally.stop(reason, stop.message(reason));
+                    self.close();
+                    self.stopping = Stopping::Grace(Instant::now() + GRACE);
+                }
+            }
+            (Stopping::Grace(until), _) if Instant::now() >= until => {
+                self.stopping = Stopping::Killed;
+                for &(index, _) in &self.participants {
+                    if let Some(member) = self.crew.member(index) {
+                        // Where that fails the process has ended.
+                        let _ = member.process().pidfd.kill(libc::SIGKILL);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How long nobody has to look, if nobody rings.
+    fn may_sleep(&self) -> Duration {
+        let until = match (self.stopping, &self.limits.stop) {
+            (Stopping::No, Some(stop)) => stop.attention(),
+            (Stopping::Grace(until), _) => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        };
+        until.map_or(UNEASE, |until| until.min(UNEASE))
+    }
+
     /// Waits until something happens, and handles all that has.
     fn step(&mut self) {
+        self.heed_stop();
         if self.look(false) {
             return;
         }
@@ -223,9 +290,19 @@ impl<'c> Running<'c> {
             };
             self.crew.has_news() || self.participants.iter().any(told)
         };
-        self.page.wait_as_parent(self.crew.spin(), UNEASE, stirred);
+        // A clock is looked at less often than words: the deadline is what the sleep is cut short for.
+        let cancelled = || match (self.stopping, &self.limits.stop) {
+            (Stopping::No, Some(stop)) => stop.is_cancelled(),
+            _ => false,
+        };
+        let pause = self.may_sleep();
+        self.page.wait_as_parent(self.crew.spin(), pause, || stirred() || cancelled());
         if !stirred() {
-            self.look(true);
+            self.quiet += pause;
+            if self.quiet >= UNEASE {
+                self.quiet = Duration::ZERO;
+                self.look(true);
+            }
         }
     }
 
@@ -393,22 +470,33 @@ impl<'c> Running<'c> {
         if self.round.closed || self.page.left(self.round.call, self.round.sharers) == 0 {
             return;
         }
-        if lost.is_none() {
-            if self.replacements == 0 {
-                if self.participants.is_empty() {
-                    self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
-                }
-                return;
+        if lost.is_none() && !self.may_replace() {
+            if self.participants.is_empty() {
+                self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
             }
-            self.replacements -= 1;
+            return;
         }
-        match self.crew.replace(index).and_then(|()| self.enlist(index)) {
+        let started = loop {
+            match self.crew.replace(index) {
+                // Killed before it was there.
+                Err(error) if error.kind() == ErrorKind::WorkerDied && self.may_replace() => {}
+                other => break other.and_then(|()| self.enlist(index)),
+            }
+        };
+        match started {
             Err(error) if self.participants.is_empty() => {
-                self.fail(None, error.kind(), format!("no worker is left, and none can be started: {error}"));
+                self.fail(None, error.kind(), format!("{death}; no worker is left, and none can be started: {error}"));
             }
             // It goes on, or the others do its work.
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// One more replacement that had nothing to show for it: is there another one?
+    fn may_replace(&mut self) -> bool {
+        let left = self.replacements.checked_sub(1);
+        self.replacements = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
@@ -417,7 +505,8 @@ impl<'c> Running<'c> {
         let deaths = self.deaths.entry(chunk).or_default();
         *deaths += 1;
         let deaths = *deaths;
-        if deaths > self.retries {
+        // Once the call has to stop, workers are killed, and that is what is told.
+        if deaths > self.limits.retries && self.stopping == Stopping::No {
             let before = match deaths - 1 {
                 0 => String::new(),
                 1 => ", as did one worker before it".to_owned(),
@@ -488,7 +577,7 @@ mod tests {
         }
         let message = doubling(&mut crew);
         let call = message.call;
-        let running = Running::start(&mut crew, &[], message, 0).unwrap();
+        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
         // The second worker draws a ticket and dies before its *current* word says so.
         assert_eq!(page.draw(1, call, 2), Some(3));
         page.clear(1);

@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
 use super::args::{Cursor, MappedBlock};
-use super::call::poison_where_cut_short;
+use super::call::{lock, poison_where_cut_short};
+use super::cancel::Stop;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
 use super::tally::{Noted, Settled, Tally};
@@ -13,9 +14,10 @@ pub(super) fn run(
     plan: &Plan<'_>,
     division: Division,
     task: TaskRef,
+    stop: Option<&Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    let held = plan.lock()?;
+    let held = lock(plan, division, stop)?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -23,6 +25,10 @@ pub(super) fn run(
         .collect();
     let mut tally = Tally::new(division);
     for index in 0..division.count {
+        if let Some((stop, reason)) = stop.and_then(|stop| Some((stop, stop.reason()?))) {
+            tally.stop(reason, stop.message(reason));
+            break;
+        }
         let mut result = Vec::new();
         let chunk = Chunk::new(index, division);
         let run = || {

@@ -24,6 +24,8 @@ struct Failure {
     chunk: Option<usize>,
     kind: ErrorKind,
     message: String,
+    /// Nothing that went wrong later is told in its place.
+    stays: bool,
 }
 
 /// What a call came to: a result for each chunk, or a failure.
@@ -138,12 +140,19 @@ impl Tally {
     /// Notes a failure. Of several the first by chunk is told, so that it reads the same whoever was faster.
     pub(super) fn fail(&mut self, chunk: Option<usize>, kind: ErrorKind, message: String) {
         let replaces = match (&self.failure, chunk) {
-            (None, _) | (Some(Failure { chunk: None, .. }), Some(_)) => true,
+            (None, _) | (Some(Failure { chunk: None, stays: false, .. }), Some(_)) => true,
             (Some(Failure { chunk: Some(known), .. }), Some(chunk)) => chunk < *known,
             (Some(_), _) => false,
         };
         if replaces {
-            self.failure = Some(Failure { chunk, kind, message });
+            self.failure = Some(Failure { chunk, kind, message, stays: false });
+        }
+    }
+
+    /// Notes that the call was ended from outside. Where nothing had gone wrong before, that is what is told.
+    pub(super) fn stop(&mut self, kind: ErrorKind, message: String) {
+        if self.failure.is_none() {
+            self.failure = Some(Failure { chunk: None, kind, message, stays: true });
         }
     }
 
@@ -168,6 +177,7 @@ impl Tally {
             chunk: None,
             kind: ErrorKind::WorkerDied,
             message: "a worker ended with a chunk in its hands".to_owned(),
+            stays: false,
         });
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
         let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);

@@ -1,4 +1,4 @@
-//! The worker's side of starting: [`init`] and [`init_before_main!`](crate::init_before_main).
+//! The started copy's side: [`init`] and [`init_before_main!`](crate::init_before_main).
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getppid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getppid, setsid};
 
-use super::{Hello, WORKER_ARGUMENT};
+use super::{Hello, Role, SERVER_ARGUMENT, WORKER_ARGUMENT};
+use crate::manager::server_main;
 use crate::pool::worker::worker_main;
+use crate::sys::process::{PidFd, poll_readable};
 use crate::sys::socket::Socket;
 use crate::sys::{exe, process as sys_process};
 
-/// The exit code of a process that was told to be a worker and cannot be one.
-const NOT_A_WORKER: i32 = 2;
+/// The exit code of a process that was told to be a worker or a server and cannot be one.
+const NOT_STARTED: i32 = 2;
 /// The exit code of Rust's own runtime after a panic.
 const PANICKED: i32 = 101;
 
@@ -29,20 +31,21 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 /// Lets this program start copies of itself as workers and servers; to be called early in `main`.
 ///
-/// A pool starts its worker processes as copies of the running program. In such a copy this function never returns: the
-/// process does the pool's work and ends. In every other process it takes note and returns at once, any number of times.
+/// A pool starts its worker processes as copies of the running program, and a manager its server. In such a copy this
+/// function never returns: the process does the pool's or the manager's work and ends. In every other process it takes
+/// note and returns at once, any number of times.
 ///
-/// What stands before it in `main` also runs in every worker, such as setting up a logger or a panic hook. Nothing before
+/// What stands before it in `main` also runs in every worker and server, such as setting up a logger or a panic hook. Nothing before
 /// it should look at the program's arguments, start threads, or take long. Where `main` belongs to somebody else, as in
 /// tests, benches and libraries, use [`init_before_main!`](crate::init_before_main).
 ///
-/// A process that has a worker's argument (`--ndshm-worker=…`) but was not started by a pool ends with a message and exit
-/// code 2.
+/// A process that has a worker's argument (`--ndshm-worker=…`) or a server's (`--ndshm-server`) but was not started by a
+/// pool or a manager ends with a message and exit code 2.
 ///
 /// # Examples
 /// ```
 /// ndshm::init();
-/// // Only the program itself comes here, never its workers.
+/// // Only the program itself comes here, never its workers and servers.
 /// assert_eq!(std::env::args().count(), 1);
 /// ```
 pub fn init() {
@@ -89,7 +92,7 @@ enum Moment {
     BeforeMain,
 }
 
-/// Why this process, told to be a worker, is not one.
+/// Why this process, told to be a worker or a server, is not one.
 enum Refusal {
     /// Nobody started it as one.
     NotStarted(&'static str),
@@ -99,14 +102,19 @@ enum Refusal {
     ParentGone,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Refusal {
+    fn tell(&self, role: Role) {
+        let noun = role.noun();
         match self {
             Refusal::NotStarted(why) => {
-                write!(f, "{WORKER_ARGUMENT} is for worker processes that a pool starts, and this is none: {why}")
+                let (argument, starter) = match role {
+                    Role::Worker(_) => (WORKER_ARGUMENT, "worker processes that a pool starts"),
+                    Role::Server => (SERVER_ARGUMENT, "the server processes that managers start"),
+                };
+                eprintln!("ndshm: {argument} is for {starter}, and this is none: {why}");
             }
-            Refusal::Failed(why) => write!(f, "a worker process could not start: {why}"),
-            Refusal::ParentGone => f.write_str("the process that started this worker has ended"),
+            Refusal::Failed(why) => eprintln!("ndshm: {noun} could not start: {why}"),
+            Refusal::ParentGone => {}
         }
     }
 }
@@ -116,17 +124,28 @@ fn start(moment: Moment) {
         return;
     }
     let Some(argument) = first_argument(moment) else { return };
-    let Some(index) = argument.as_bytes().strip_prefix(WORKER_ARGUMENT.as_bytes()) else { return };
-    let index = std::str::from_utf8(index).ok().and_then(|index| index.parse().ok());
-    // From here on `main` must not go on, not even by a panic that it catches.
-    let ended = catch_unwind(AssertUnwindSafe(|| match become_worker(index, moment) {
-        Ok((socket, index)) => worker_main(socket, index),
-        Err(refusal) => {
-            if !matches!(refusal, Refusal::ParentGone) {
-                eprintln!("ndshm: {refusal}");
-            }
-            process::exit(NOT_A_WORKER)
+    let (role, index) = match argument.as_bytes().strip_prefix(WORKER_ARGUMENT.as_bytes()) {
+        Some(index) => {
+            let index: Option<usize> = std::str::from_utf8(index).ok().and_then(|index| index.parse().ok());
+            (Role::Worker(index.unwrap_or(0)), index)
         }
+        None if argument.as_bytes() == SERVER_ARGUMENT.as_bytes() => (Role::Server, None),
+        None => return,
+    };
+    // From here on `main` must not go on, not even by a panic that it catches.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let refusal = match role {
+            Role::Worker(_) => match become_worker(index, moment) {
+                Ok((socket, index)) => worker_main(socket, index),
+                Err(refusal) => refusal,
+            },
+            Role::Server => match become_server() {
+                Ok((socket, owner)) => server_main(socket, owner),
+                Err(refusal) => refusal,
+            },
+        };
+        refusal.tell(role);
+        process::exit(NOT_STARTED)
     }));
     match ended {
         Ok(never) => never,
@@ -143,8 +162,8 @@ fn first_argument(moment: Moment) -> Option<OsString> {
     line.split(|byte| *byte == 0).nth(1).map(|argument| OsStr::from_bytes(argument).to_owned())
 }
 
-fn become_worker(index: Option<usize>, moment: Moment) -> Result<(Socket, usize), Refusal> {
-    let index = index.ok_or(Refusal::NotStarted("no number follows"))?;
+/// The socket that this process was started with, and who started it.
+fn socket_and_parent() -> Result<(Socket, i32), Refusal> {
     if exe::is_secure_execution() {
         return Err(Refusal::NotStarted("the program runs with other rights than its caller's"));
     }
@@ -153,11 +172,52 @@ fn become_worker(index: Option<usize>, moment: Moment) -> Result<(Socket, usize)
         .as_fd()
         .try_clone_to_owned()
         .and_then(Socket::from_fd)
-        .map_err(|_| Refusal::NotStarted("its standard input is not a pool's socket"))?;
+        .map_err(|_| Refusal::NotStarted("its standard input is not the socket of who starts it"))?;
     let (parent, user) = socket.peer_pid_uid().map_err(failed)?;
     if user != geteuid().as_raw() {
         return Err(Refusal::NotStarted("its socket belongs to another user"));
     }
+    Ok((socket, parent))
+}
+
+/// No signal comes before the end of this: the thread that started the process blocks them all.
+fn become_server() -> Result<(Socket, PidFd), Refusal> {
+    let (socket, parent) = socket_and_parent()?;
+    let owner = PidFd::open(parent).map_err(failed)?;
+    // Still its child, so the descriptor is the parent's and not that of a later process with its id.
+    if getppid().as_raw() != parent {
+        return Err(Refusal::ParentGone);
+    }
+    // Out of reach of the terminal: it has work to do when its owner has ended.
+    setsid().map_err(failed)?;
+    sys_process::ignore(&[
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGPIPE,
+    ]);
+    // Keeps no file system from being unmounted.
+    let _ = std::env::set_current_dir("/");
+    let _ = prctl::set_name(c"ndshm server");
+    fill_standard_streams().map_err(failed)?;
+    // A child that the parent forked may have its end of the socket, which then does not close with the parent.
+    let ready = poll_readable(&[socket.as_fd(), owner.as_fd()], None).map_err(failed)?;
+    if !ready[0] {
+        return Err(Refusal::ParentGone);
+    }
+    say_hello(&socket, parent)?;
+    let null = File::options().write(true).open("/dev/null").map_err(failed)?;
+    dup2_stdout(&null).map_err(failed)?;
+    dup2_stderr(&null).map_err(failed)?;
+    Ok((socket, owner))
+}
+
+fn become_worker(index: Option<usize>, moment: Moment) -> Result<(Socket, usize), Refusal> {
+    let index = index.ok_or(Refusal::NotStarted("no number follows"))?;
+    let (socket, parent) = socket_and_parent()?;
 
     // Reaches a worker that is stopped, too, which never sees its socket close. Checked after it is set: the parent may
     // have ended before.

@@ -1,6 +1,7 @@
-//! How a copy of the running program becomes a worker.
+//! How a copy of the running program becomes a worker or a manager's server.
 //!
-//! Pools and managers both start such copies, so this lies beside them.
+//! Pools and managers both start such copies, so this lies beside them. A server starts as a worker does, with another
+//! argument, but outlives its parent: it has a session of its own, and leaves when it has cleaned up.
 //!
 //! ```text
 //! parent                                              worker
@@ -26,6 +27,40 @@ pub(crate) const PROTOCOL: u32 = 1;
 
 /// The first argument of a worker, followed by its index.
 const WORKER_ARGUMENT: &str = "--ndshm-worker=";
+/// The first argument of a manager's server.
+const SERVER_ARGUMENT: &str = "--ndshm-server";
+
+/// What a copy of the program is started as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The worker of that index.
+    Worker(usize),
+    /// A manager's server.
+    Server,
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self::Worker(0)
+    }
+}
+
+impl Role {
+    fn argument(self) -> String {
+        match self {
+            Self::Worker(index) => format!("{WORKER_ARGUMENT}{index}"),
+            Self::Server => SERVER_ARGUMENT.to_owned(),
+        }
+    }
+
+    /// What to call such a process in a sentence.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Worker(_) => "a worker process",
+            Self::Server => "a manager's server process",
+        }
+    }
+}
 
 const MAGIC: [u8; 8] = *b"ndshm-hi";
 

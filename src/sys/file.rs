@@ -454,7 +454,8 @@ impl Unlinked {
     }
 }
 
-fn link_fd(fd: BorrowedFd<'_>, path: &Path) -> nix::Result<()> {
+/// Gives a file that has none a name, which must not be there yet.
+pub(crate) fn link_fd(fd: BorrowedFd<'_>, path: &Path) -> nix::Result<()> {
     match linkat(AT_FDCWD, proc_path(fd).as_path(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EEXIST) => Err(Errno::EEXIST),

@@ -15,6 +15,7 @@
 //! ([`released`], [`acquired`]), and blocks with a trailer carry a generation word that the writer bumps with release
 //! and everybody who locks loads with acquire. Every `SAFETY` comment about a lock cites this paragraph.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
@@ -34,13 +35,20 @@ pub(crate) enum Mode {
 
 /// How long to wait for a lock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Wait {
+pub(crate) enum Wait<'a> {
     No,
     Until(Instant),
+    /// For as long as it lasts, which is asked every few milliseconds.
+    With(&'a dyn Patience),
     Forever,
 }
 
-impl Wait {
+/// Knows when not to wait any longer.
+pub(crate) trait Patience: fmt::Debug {
+    fn is_over(&self) -> bool;
+}
+
+impl Wait<'_> {
     /// Waits that long from now; for ever where the clock cannot count so far.
     pub(crate) fn at_most(timeout: Duration) -> Self {
         Instant::now().checked_add(timeout).map_or(Self::Forever, Self::Until)
@@ -52,7 +60,19 @@ impl Wait {
         match self {
             Self::No => Self::No,
             Self::Until(deadline) => Self::Until(deadline.min(cut)),
+            // Looks again as often by itself.
+            Self::With(patience) => Self::With(patience),
             Self::Forever => Self::Until(cut),
+        }
+    }
+
+    /// What is left of it; `None` where that is not known.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Self::No => Some(Duration::ZERO),
+            Self::Until(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+            Self::With(patience) if patience.is_over() => Some(Duration::ZERO),
+            Self::With(_) | Self::Forever => None,
         }
     }
 }
@@ -70,7 +90,7 @@ enum Range {
 ///
 /// `pass_gate` is `false` only where this process already holds the block shared: then the gate's writer waits for this
 /// process, and waiting for that writer in turn would never end.
-pub(crate) fn lock(fd: BorrowedFd<'_>, mode: Mode, wait: Wait, pass_gate: bool) -> Result<bool> {
+pub(crate) fn lock(fd: BorrowedFd<'_>, mode: Mode, wait: Wait<'_>, pass_gate: bool) -> Result<bool> {
     let done = match mode {
         Mode::Shared => {
             if pass_gate {
@@ -144,7 +164,7 @@ fn flock(range: Range, kind: libc::c_int) -> libc::flock {
     }
 }
 
-fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait) -> Result<bool> {
+fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait<'_>) -> Result<bool> {
     let request = flock(range, kind);
     // The kernel has no lock call with a deadline, and a signal to cut a blocking one short would be the program's, not
     // ours: so a wait with an end asks again, ever less often, up to once a millisecond.
@@ -152,14 +172,13 @@ fn set(fd: BorrowedFd<'_>, range: Range, kind: libc::c_int, wait: Wait) -> Resul
     loop {
         let call = match wait {
             Wait::Forever => FcntlArg::F_OFD_SETLKW(&request),
-            Wait::No | Wait::Until(_) => FcntlArg::F_OFD_SETLK(&request),
+            Wait::No | Wait::Until(_) | Wait::With(_) => FcntlArg::F_OFD_SETLK(&request),
         };
         match fcntl(fd, call) {
             Ok(_) => return Ok(true),
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => {
-                let Wait::Until(deadline) = wait else { return Ok(false) };
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = wait.left().unwrap_or(pause);
                 if left.is_zero() {
                     return Ok(false);
                 }

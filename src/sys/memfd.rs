@@ -39,6 +39,17 @@ pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: SealFlag) -> Result<()> {
     })
 }
 
+/// Does a descriptor stand for memory of the kernel's own, of a kind that knows seals? Nothing else is asked for, so it
+/// does not matter what it stands for otherwise.
+pub(crate) fn has_seals(fd: BorrowedFd<'_>) -> Result<bool> {
+    match fcntl(fd, FcntlArg::F_GET_SEALS) {
+        Ok(_) => Ok(true),
+        // EBADF: it was opened as a mere path.
+        Err(Errno::EINVAL | Errno::EBADF) => Ok(false),
+        Err(errno) => Err(Error::from_os(errno, "cannot read the seals")),
+    }
+}
+
 /// The seals of a file; none where the file is of a kind that has no seals. Compare by mask: others may be set.
 pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> Result<SealFlag> {
     match fcntl(fd, FcntlArg::F_GET_SEALS) {

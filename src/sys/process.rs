@@ -155,7 +155,11 @@ impl fmt::Display for Ended {
 /// Waits until one of the descriptors is readable, closed at the other end, or in error, and says which are; none are
 /// when the time is over. Without a timeout it waits for ever.
 pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    poll(fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect(), timeout)
+}
+
+/// [`poll_readable`] for whatever each entry asks for.
+pub(crate) fn poll(mut polled: Vec<PollFd<'_>>, timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     // Past what a clock can hold, there is no deadline.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
@@ -163,7 +167,7 @@ pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
         // Shortened to a day, which any `timespec` holds; the loop goes round again.
         let step = left.map(|left| left.min(Duration::from_secs(86_400)));
         match ppoll(&mut polled, step.map(TimeSpec::from_duration), None) {
-            Ok(0) if left == step => return Ok(vec![false; fds.len()]),
+            Ok(0) if left == step => return Ok(vec![false; polled.len()]),
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
             Err(errno) => return Err(errno.into()),
@@ -184,11 +188,11 @@ pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Waits until `fd` can be written to, or `other` is readable.
-pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+/// Waits until `fd` can be written to, `other` is readable, or the time is over.
+pub(crate) fn poll_writable_or(fd: BorrowedFd<'_>, other: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let mut polled = [PollFd::new(fd, PollFlags::POLLOUT), PollFd::new(other, PollFlags::POLLIN)];
     loop {
-        match ppoll(&mut polled, None, None) {
+        match ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => return Ok(()),
@@ -281,9 +285,16 @@ pub(crate) fn leave_interrupts_to_parent() {
 
 /// Makes a write to a closed pipe an error, as Rust's runtime does before `main`.
 pub(crate) fn ignore_broken_pipes() {
-    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: ignoring a signal runs no code.
-    let _ = unsafe { sigaction(Signal::SIGPIPE, &action) };
+    ignore(&[Signal::SIGPIPE]);
+}
+
+/// Makes these signals do nothing in this process, and in the programs that it starts.
+pub(crate) fn ignore(signals: &[Signal]) {
+    for &signal in signals {
+        let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: ignoring a signal runs no code.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
 }
 
 #[cfg(test)]

@@ -55,6 +55,11 @@
 //! Who removes names without this lock (`rm`, Python) can do so between the second look and the unlink; where a third one
 //! then takes the name in the same moment, its file is unlinked. The kernel has nothing to prevent that.
 //!
+//! # A second list
+//!
+//! A manager's server writes its entries into a [`Record`] as well, which the process that started it keeps: should the server
+//! be killed, that one removes the names at once, whatever became of the ledger.
+//!
 //! # In the process
 //!
 //! A forked child has books of its own. The parent's entries remember the process that made them and do nothing in the
@@ -69,6 +74,7 @@ mod kill_tests;
 mod owner;
 mod owners;
 mod prune;
+mod record;
 mod remove;
 mod step;
 mod sweep;
@@ -76,7 +82,8 @@ mod sweep;
 pub(crate) use owner::{Noted, sweep_once};
 pub(crate) use owners::{Owned, is_ledger, owned};
 pub use prune::{Pruned, PrunedBlock, prunable, prune};
-pub(crate) use remove::{Removal, remove, remove_open};
+pub(crate) use record::Record;
+pub(crate) use remove::{Removal, remove, remove_open, remove_within};
 pub(crate) use step::step;
 
 /// What the names of ledgers begin with; blocks cannot have such names.

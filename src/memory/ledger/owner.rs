@@ -55,6 +55,11 @@ impl Noted {
         Ok(Self { owner, epoch: epoch(), index })
     }
 
+    /// Its number among the entries of this process: no other one has it for as long as this lives.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Leaves the entry for whoever sweeps when this process is dead: the name could not be removed.
     pub(crate) fn leave(self) {
         std::mem::forget(self);

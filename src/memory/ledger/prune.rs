@@ -32,6 +32,12 @@ impl Pruned {
     }
 }
 
+impl Pruned {
+    pub(crate) fn into_parts(self) -> (Vec<PrunedBlock>, Vec<Error>) {
+        (self.blocks, self.problems)
+    }
+}
+
 impl PrunedBlock {
     /// The name.
     pub fn name(&self) -> &str {

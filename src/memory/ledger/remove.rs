@@ -36,6 +36,15 @@ pub(crate) enum Removal {
 /// # Errors
 /// `WouldBlock` where another remover holds the file for longer than a moment.
 pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> Result<Removal> {
+    remove_within(PATIENCE, path, is_it)
+}
+
+/// [`remove`] that waits no longer than this for another remover.
+pub(crate) fn remove_within(
+    patience: Duration,
+    path: &Path,
+    is_it: impl Fn(&OwnedFd) -> Result<bool>,
+) -> Result<Removal> {
     loop {
         let file = match file::open_to_lock(path)? {
             Found::File(file) => file,
@@ -48,7 +57,7 @@ pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> R
         if !is_it(&file)? {
             return Ok(Removal::Another);
         }
-        match remove_open(path, file.as_fd())? {
+        match remove_open_within(patience, path, file.as_fd())? {
             // It has changed since.
             Removal::Another => {}
             other => return Ok(other),
@@ -62,8 +71,12 @@ pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> R
 /// # Errors
 /// As for [`remove`].
 pub(crate) fn remove_open(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
+    remove_open_within(PATIENCE, path, file)
+}
+
+fn remove_open_within(patience: Duration, path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     step();
-    let locked = lock(file, path)?;
+    let locked = lock(patience, file, path)?;
     step();
     let removed = unlink_if(path, file)?;
     step();
@@ -87,8 +100,8 @@ fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     }
 }
 
-fn lock<'a>(file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
-    let deadline = Instant::now() + PATIENCE;
+fn lock<'a>(patience: Duration, file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
+    let deadline = Instant::now() + patience;
     let mut pause = Duration::from_micros(20);
     loop {
         match Flocked::try_new(file) {
@@ -96,7 +109,7 @@ fn lock<'a>(file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
             Err(Errno::EAGAIN) if Instant::now() < deadline => {}
             Err(Errno::EAGAIN) => {
                 let message = format!(
-                    "cannot remove {}: another process has locked it (flock) for over {PATIENCE:?}, as one does that \
+                    "cannot remove {}: another process has locked it (flock) for over {patience:?}, as one does that \
                      removes it",
                     path.display()
                 );

@@ -109,7 +109,7 @@ pub(super) fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
         && Head::parse(&slot).is_ok_and(|head| head.owner.has_ended())
 }
 
-fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<PrunedBlock>> {
+pub(super) fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<PrunedBlock>> {
     let path = name::path_of(&entry.name)?;
     // Only regular files of this user are opened.
     if !matches!(file::trust_at(&path)?, Trust::Own | Trust::Doubtful(_)) {

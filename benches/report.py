@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Writes what was measured into the README: its table, between the markers there, and benches/chart.svg.
+
+    benches/report.py              from the results that are there
+    benches/report.py --measure    measures everything first: some minutes, with the machine to itself
+"""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from chart import Bar, Panel, svg
+from limits import find
+from results import ROOT, Groups, duration, measured, times
+
+README = ROOT / "README.md"
+CHART = ROOT / "benches" / "chart.svg"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+
+# In this order: a benchmark and the filter for what stands in the report, then what Python takes for the same.
+BENCHES = [
+    ("handoff", ""), ("memory", "create and fill|attach to and"), ("compute", ""), ("lock", ""),
+    ("pool", "^call|4096 chunks in place|start$"), ("list", "list_[gs]et"),
+]
+SCRIPTS = ["compute.py", "pool.py", "list.py"]
+
+# What is done, in which group, by which of ours, against whom. An empty text repeats the one before.
+ROWS = [
+    ("64 MiB to a worker that reads all of it", "handoff of 64 MiB", "array", [
+        "socket pair", "TCP", "pipe of 1 MiB", "process_vm_readv", "ipc-channel", "ipc-channel, memory kept", "reading alone",
+    ]),
+    ("the same, made for one message and dropped", "handoff of 64 MiB", "array made anew", ["socket pair"]),
+    ("4 KiB to a worker that reads all of it", "handoff of 4 KiB", "array", ["socket pair", "ipc-channel"]),
+    ("the same, made for one message and dropped", "handoff of 4 KiB", "array made anew", ["socket pair"]),
+    ("an empty call of a worker", "call", "pool", ["futex ping-pong", "multiprocessing, apply"]),
+    ("4096 chunks of 4 KiB, in one call", "4096 chunks in place", "pool", ["rayon", "multiprocessing, by number"]),
+    ("start a worker", "start", "worker", ["posix_spawn"]),
+    ("create and fill 256 MiB", "create and fill 256 MiB", "array", ["memfd", "Vec"]),
+    ("attach to 256 MiB in another process and read it", "attach to and read 256 MiB", "array", ["again"]),
+    ("attach to 256 MiB in another process and write it", "attach to and write 256 MiB", "array", ["again"]),
+    ("saxpy over 64 MiB", "saxpy", "pool", ["rayon", "Python"]),
+    ("5-point stencil over 64 MiB", "5-point stencil", "pool", ["rayon", "Python"]),
+    ("sum of squares of 64 MiB", "reduction", "pool", ["rayon", "Python"]),
+    ("row-wise sort of 64 MiB", "row-wise sort", "pool", ["rayon", "Python"]),
+    ("lock for writing what others can reach", "write lock", "array that others can reach", ["kernel's lock", "flock"]),
+    ("get a number from a list", "list_get", "ndshm/10", ["CPython/10"]),
+    ("set a number in a list", "list_set", "ndshm/10", ["CPython/10"]),
+]
+
+# Words for what stands beside, where the name in its group is too short by itself.
+WORDS = {
+    "reading alone": "the reading alone, in this process",
+    "again": "a pass over mapped pages", "memfd": "memfd, nothing reserved", "kernel's lock": "the bare kernel lock",
+    "Python": "NumPy in `multiprocessing`", "futex ping-pong": "a futex's round trip", "CPython/10": "CPython",
+}
+
+KERNELS = ["saxpy", "5-point stencil", "reduction", "row-wise sort"]
+
+
+def measure() -> None:
+    # Built first, so that no compiler is at work beside a measurement.
+    cargo = ["cargo", "bench", "--quiet"]
+    subprocess.run([*cargo, "--no-run", "--benches"], cwd=ROOT, check=True)
+    for bench, wanted in BENCHES:
+        subprocess.run([*cargo, "--bench", bench, "--", wanted], cwd=ROOT, check=True)
+    for script in SCRIPTS:
+        subprocess.run([sys.executable, ROOT / "benches" / script], cwd=ROOT, check=True)
+
+
+def ratios(groups: Groups) -> str:
+    lines = ["| what | time | beside | time | ratio | budget |", "|---|---|---|---|---|---|"]
+    for what, group, subject, rivals in ROWS:
+        found = [row for rival in rivals if (row := find(groups, group, subject, rival))]
+        for index, row in enumerate(found):
+            ours = [what, duration(row.measured.median)] if index == 0 else ["", ""]
+            verdict = row.limit.verdict(row.fastest)
+            budget = " ".join(filter(None, [row.limit.budget_shown(), verdict if verdict != "within" else ""]))
+            ratio = f"**{row.limit.shown(row.median)}**"
+            beside = [WORDS.get(row.against, row.against), duration(row.limit_measured.median)]
+            lines.append("| " + " | ".join([*ours, *beside, ratio, budget]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpu)
+    virtual = ", virtual" if re.search(r"^flags.*\bhypervisor\b", cpu, re.M) else ""
+    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    gib = round(int(memory[1]) / 2**20) if memory else "?"
+    release = re.match(r"[\d.]*\d", platform.release())
+    name = model[1] if model else platform.machine()
+    cores = len(os.sched_getaffinity(0))
+    return f"{name}{virtual}, {cores} cores, {gib} GiB, Linux {release[0] if release else platform.release()}"
+
+
+def chart(groups: Groups) -> str:
+    panels = []
+    handoff = groups.get("handoff of 64 MiB", {})
+    names = ["array", "ipc-channel, memory kept", "socket pair", "process_vm_readv", "pipe, vmsplice", "TCP", "pipe of 1 MiB",
+             "pipe", "ipc-channel"]
+    labels = {"array": "ndshm: shared array", "pipe": "pipe of 64 KiB"}
+    bars = [
+        Bar(labels.get(name, name), handoff[name].median, handoff_shown(handoff, name), name == "array")
+        for name in names if name in handoff
+    ]
+    if "array" in handoff:
+        bars.sort(key=lambda bar: bar.length)
+        panels.append(Panel(
+            "64 MiB to a worker process that reads all of it",
+            "Milliseconds until it has answered, and how many times as long as ndshm; shorter is better", [bars],
+        ))
+    kernels = [bars for kernel in KERNELS if (bars := kernel_bars(kernel, groups.get(kernel, {})))]
+    if kernels:
+        panels.append(Panel(
+            "Kernels over arrays of 64 MiB",
+            "Time against rayon on a Vec; NumPy in multiprocessing, over its shared memory; shorter is better", kernels,
+        ))
+    return svg(panels, "Times of ndshm and of what one would use instead; shorter is better")
+
+
+def handoff_shown(handoff, name: str) -> str:
+    shown = duration(handoff[name].median)
+    return shown if name == "array" or "array" not in handoff else f"{shown}, {times(handoff[name].median / handoff['array'].median)}"
+
+
+def kernel_bars(kernel: str, functions) -> list[Bar]:
+    if "rayon" not in functions:
+        return []
+    against = functions["rayon"].median
+    names = [("pool", "ndshm"), ("rayon", "rayon"), ("Python", "NumPy")]
+    return [
+        Bar(f"{kernel}: {label}", functions[name].median / against,
+            f"{times(functions[name].median / against)}, {duration(functions[name].median)}", name == "pool")
+        for name, label in names if name in functions
+    ]
+
+
+def main() -> int:
+    if "--measure" in sys.argv[1:]:
+        measure()
+    groups = measured()
+    if not groups:
+        print("nothing was measured: run this with --measure, or `cargo bench`, first", file=sys.stderr)
+        return 1
+    text = README.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        print(f"{README} has no place for the table: the lines {BEGIN.strip()} and {END.strip()} mark it", file=sys.stderr)
+        return 1
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    section = f"{ratios(groups)}\nMeasured on: {machine()}.\n"
+    README.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
+    CHART.write_text(chart(groups))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+//! Ctrl-C cancels the calls that asked for it, and means to the program what it always did before and after them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests and tasks")]
+#![expect(unsafe_code, reason = "installs signal handlers")]
+
+mod reexec;
+mod workers;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ndshm::{Each, ErrorKind, Param, Pool};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::unistd::Pid;
+use workers::{Flags, PATIENCE, assert_whole, raise, wait_for};
+
+ndshm::init_before_main!();
+
+fn interrupt() {
+    // To the process, as a terminal does it.
+    kill(Pid::this(), Signal::SIGINT).unwrap();
+}
+
+/// Has two workers stuck in a call that Ctrl-C ends, and presses it `times` times meanwhile.
+fn interrupted_call(pool: &Pool, flags: &PathBuf, times: u32) -> ndshm::Result<()> {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for(flags, "0");
+            wait_for(flags, "1");
+            for _ in 0..times {
+                interrupt();
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let call = pool.call().cancel_on_ctrl_c();
+        call.for_each((Each(&[0, 1]), Param(flags)), |(_, flags), chunk| {
+            raise(&flags, &chunk.index().to_string());
+            thread::sleep(3 * PATIENCE);
+        })
+    })
+}
+
+fn two() -> Pool {
+    Pool::builder().workers(2).build().unwrap()
+}
+
+#[test]
+fn it_cancels_a_call_and_ends_the_program_afterwards() {
+    const TEST: &str = "it_cancels_a_call_and_ends_the_program_afterwards";
+    if reexec::role().is_none() {
+        let output = reexec::after("", TEST, "program");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.signal(), Some(Signal::SIGINT as i32), "{stdout}");
+        assert!(stdout.contains("cancelled twice"), "{stdout}");
+        return;
+    }
+    let pool = two();
+    for _ in 0..2 {
+        let error = interrupted_call(&pool, &Flags::new().path(), 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(error.rows(), std::slice::from_ref(&(0..2)));
+        assert_whole(&pool);
+    }
+    println!("cancelled twice");
+    interrupt();
+    thread::sleep(PATIENCE);
+}
+
+#[test]
+fn the_second_one_in_a_call_ends_the_program_at_once() {
+    const TEST: &str = "the_second_one_in_a_call_ends_the_program_at_once";
+    if reexec::role().is_none() {
+        let output = reexec::after("", TEST, "program");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.signal(), Some(Signal::SIGINT as i32), "{stdout}");
+        assert!(!stdout.contains("it came back"), "{stdout}");
+        return;
+    }
+    let pool = two();
+    drop(interrupted_call(&pool, &Flags::new().path(), 20));
+    println!("it came back");
+}
+
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn handle(_signal: i32) {
+    HANDLED.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn a_handler_of_the_program_is_called_as_ever_and_stays() {
+    const TEST: &str = "a_handler_of_the_program_is_called_as_ever_and_stays";
+    if reexec::role().is_none() {
+        reexec::run(TEST, "program");
+        return;
+    }
+    let action = SigAction::new(SigHandler::Handler(handle), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler counts, nothing else.
+    unsafe { sigaction(Signal::SIGINT, &action) }.unwrap();
+    let pool = two();
+    assert_eq!(interrupted_call(&pool, &Flags::new().path(), 2).unwrap_err().kind(), ErrorKind::Cancelled);
+    // Signals that come together count once.
+    let handled = HANDLED.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&handled));
+    // SAFETY: as above.
+    let found = unsafe { sigaction(Signal::SIGINT, &action) }.unwrap();
+    assert!(matches!(found.handler(), SigHandler::Handler(found) if found as usize == handle as *const () as usize));
+    interrupt();
+    let start = Instant::now();
+    while HANDLED.load(Ordering::Relaxed) == handled {
+        assert!(start.elapsed() < PATIENCE, "it is not called any more");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_program_that_ignores_it_goes_on() {
+    const TEST: &str = "a_program_that_ignores_it_goes_on";
+    if reexec::role().is_none() {
+        reexec::succeeded(&reexec::after("trap '' INT", TEST, "program"));
+        return;
+    }
+    let pool = two();
+    let results = pool.call().cancel_on_ctrl_c().progress(|_| interrupt()).map(Each(&[1, 2, 3]), |item, _| {
+        thread::sleep(Duration::from_millis(10));
+        item
+    });
+    assert_eq!(results.unwrap(), [1, 2, 3]);
+    interrupt();
+}
+
+#[test]
+fn calls_that_did_not_ask_for_it_are_not_cancelled_and_their_workers_do_not_mind() {
+    const TEST: &str = "calls_that_did_not_ask_for_it_are_not_cancelled_and_their_workers_do_not_mind";
+    if reexec::role().is_none() {
+        reexec::run(TEST, "program");
+        return;
+    }
+    let action = SigAction::new(SigHandler::Handler(handle), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler counts, nothing else.
+    unsafe { sigaction(Signal::SIGINT, &action) }.unwrap();
+    let pool = two();
+    let workers = pool.worker_pids();
+    let results = pool
+        .call()
+        .progress(|_| {
+            interrupt();
+            // A terminal sends it to the whole group.
+            for &pid in &workers {
+                workers::signal(pid, Signal::SIGINT);
+            }
+        })
+        .map(Each(&[1, 2, 3]), |item, _| {
+            thread::sleep(Duration::from_millis(10));
+            item
+        });
+    assert_eq!(results.unwrap(), [1, 2, 3]);
+    assert!(HANDLED.load(Ordering::Relaxed) > 0);
+    assert_eq!(pool.worker_pids(), workers);
+}
