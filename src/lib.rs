@@ -65,6 +65,7 @@
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
+//! - `progress`: a ready-made progress bar for calls, `Call::progress_bar`.
 //! - `complex`, `half`: complex and half precision elements under NumPy's own types.
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
@@ -95,6 +96,7 @@ pub use manager::{
 pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
 pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
+pub use start::output::WorkerOutput;
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]
