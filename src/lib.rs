@@ -60,13 +60,15 @@
 //!
 //! Anonymous memory goes with the last process that has it. A name in `/dev/shm` is removed by the process that created
 //! it; where that was killed, by the next one of the same user that creates a name, or by [`prune`]. A
-//! [`SharedMemoryManager`] removes its names at once when the process that started it was killed.
+//! [`SharedMemoryManager`] removes its names at once when the process that started it was killed. [`blocks`] tells what
+//! is there and who owns it.
 //!
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
 //! - `progress`: a ready-made progress bar for calls, `Call::progress_bar`.
 //! - `complex`, `half`: complex and half precision elements under NumPy's own types.
+//! - `cli`: the command line tool `ndshm`, with `cargo install --features cli`; nothing in the library.
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("ndshm needs 64-bit little-endian Linux: it is built on memfd, open file description locks and /proc");
 
@@ -93,7 +95,9 @@ pub use list::{ListIter, ShareableList, Value};
 pub use manager::{
     ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
-pub use memory::{HugePages, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, prunable, prune};
+pub use memory::{
+    HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune,
+};
 pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
 pub use start::output::WorkerOutput;

@@ -38,13 +38,14 @@ impl Place<'_> {
 }
 
 /// Something that can be full.
-#[derive(Debug)]
-struct Room {
-    free: u64,
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    pub(crate) total: u64,
     /// What it is, and how large all in all.
-    what: String,
+    pub(crate) what: String,
     /// What to do about it.
-    advice: String,
+    pub(crate) advice: String,
 }
 
 /// A `NoSpace` error where `size` bytes do not fit under this process's file size limit.
@@ -55,7 +56,7 @@ pub(crate) fn check_file_size(size: usize) -> Result<()> {
     }
     let what = "this process's file size limit".to_owned();
     let advice = "raise it (ulimit -f)".to_owned();
-    Err(no_room(size, &Room { free: limit, what, advice }))
+    Err(no_room(size, &Room { free: limit, total: limit, what, advice }))
 }
 
 /// Below so many bytes it does not pay to read what the machine and its control groups have left: that takes longer than
@@ -93,7 +94,8 @@ fn no_room(size: usize, room: &Room) -> Error {
     Error::new(ErrorKind::NoSpace, format!("no room for {asked}: {free} free in {what}; {advice}, or ask for less"))
 }
 
-fn rooms(place: Place<'_>, memory_too: bool) -> Vec<Room> {
+/// All that limits how large a block in `place` can be.
+pub(crate) fn rooms(place: Place<'_>, memory_too: bool) -> Vec<Room> {
     let mut rooms = Vec::new();
     if let Place::Directory(dir) = place {
         rooms.extend(file_system(dir));
@@ -112,7 +114,7 @@ fn file_system(dir: &Path) -> Option<Room> {
         return None;
     }
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-    let total = Bytes(stat.blocks().saturating_mul(stat.fragment_size()));
+    let total = stat.blocks().saturating_mul(stat.fragment_size());
     let dir = dir.display();
     let advice = if dir.to_string() == crate::sys::file::SHM_DIR {
         "remove blocks there, make it larger (mount -o remount,size=… /dev/shm; docker run --shm-size=…), or use \
@@ -120,7 +122,7 @@ fn file_system(dir: &Path) -> Option<Room> {
     } else {
         "make room there"
     };
-    Some(Room { free, what: format!("{dir}, which holds {total}"), advice: advice.to_owned() })
+    Some(Room { free, total, what: format!("{dir}, which holds {}", Bytes(total)), advice: advice.to_owned() })
 }
 
 fn check_inodes(dir: &Path) -> Result<()> {
@@ -140,9 +142,9 @@ fn machine() -> Option<Room> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let free =
         field(&info, "MemAvailable:")?.saturating_add(field(&info, "SwapFree:").unwrap_or(0)).saturating_mul(1024);
-    let total = Bytes(field(&info, "MemTotal:")?.saturating_mul(1024));
+    let total = field(&info, "MemTotal:")?.saturating_mul(1024);
     let advice = "end other programs".to_owned();
-    Some(Room { free, what: format!("this machine's memory of {total}"), advice })
+    Some(Room { free, total, what: format!("this machine's memory of {}", Bytes(total)), advice })
 }
 
 /// The number after `key` in a file of lines such as `MemAvailable:   123 kB` or `inactive_file 456`.
@@ -190,7 +192,7 @@ fn group_room(version: Version, dir: &Path) -> Option<Room> {
     let cached = field(&stat, inactive).unwrap_or(0).saturating_add(field(&stat, active).unwrap_or(0));
     let what = format!("the control group {}, which is limited to {}", dir.display(), Bytes(limit));
     let advice = "raise its limit (docker run --memory=…; MemoryMax= in systemd; --mem in Slurm)".to_owned();
-    Some(Room { free: limit.saturating_sub(used.saturating_sub(cached)), what, advice })
+    Some(Room { free: limit.saturating_sub(used.saturating_sub(cached)), total: limit, what, advice })
 }
 
 /// For each hierarchy that can limit memory: its version, where it is mounted, and this process's group below that.

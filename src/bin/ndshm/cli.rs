@@ -24,6 +24,7 @@ Examples:
   ndshm inspect climate                  shape, state, statistics and a histogram
   ndshm save climate copy.npy            and back into a file
   ndshm rm climate                       when nobody needs it any more
+  ndshm serve --name climate             a manager, which owns blocks for other programs
   ndshm doctor                           is this machine set up for it?
 
 In Python a block is np.load(\"/dev/shm/climate\", mmap_mode=\"r+\"), in Rust
@@ -34,10 +35,13 @@ Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command li
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Ls(Ls),
+    Inspect(Inspect),
     Load(Load),
     Save(Save),
     Rm(Rm),
     Prune(Prune),
+    Serve(Serve),
+    Doctor(Doctor),
     Completions(Completions),
 }
 
@@ -69,6 +73,37 @@ Examples:
   ndshm ls
   ndshm ls climate wind
   ndshm ls --json | jq -r '.[] | select(.owner.state == \"dead\") | .name'";
+
+/// Show what is in a block: header, lock, statistics and a histogram
+///
+/// Statistics are exact and are taken under the block's lock, in two passes over the elements; nothing is
+/// mapped or kept in memory. Of complex elements the absolute values are counted.
+#[derive(Args, Debug)]
+#[command(after_help = INSPECT_HELP)]
+pub(crate) struct Inspect {
+    /// A name in /dev/shm, or a path (with a '/' in it): a .npy file, or /proc/PID/fd/N
+    #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
+    pub(crate) block: OsString,
+    /// Draw an array of two axes to this file, instead of statistics; at most 1024 pixels a side
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) png: Option<PathBuf>,
+    /// For scripts: a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long to wait where another program is just writing the block
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", default_value = "10")]
+    pub(crate) timeout: Duration,
+}
+
+const INSPECT_HELP: &str = "\
+A block is read at one moment: a writer is waited for, up to --timeout, and writers wait meanwhile.
+Programs that write without the lock, NumPy among them, are not held back.
+
+Examples:
+  ndshm inspect climate
+  ndshm inspect --png depth.png depth
+  ndshm inspect --json climate | jq .statistics.mean
+  ndshm inspect /proc/4711/fd/5";
 
 /// Load a .npy file into a named block, which stays until it is removed
 ///
@@ -139,6 +174,47 @@ pub(crate) struct Prune {
     /// Tell what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// For scripts: a JSON array of objects
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run a manager: it owns blocks for the programs that connect to it, until it ends
+///
+/// Prints the address that programs of this user connect to, and serves until Ctrl-C, SIGTERM, or until a
+/// client shuts it down; then all blocks that it owns are removed. Where even the server is killed, the next program's sweep
+/// does it.
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct Serve {
+    /// A name to connect to, in place of a random address: letters, digits, '.', '_' and '-'
+    #[arg(short, long, visible_alias = "address", conflicts_with = "stop")]
+    pub(crate) name: Option<String>,
+    /// Serve in the background: print the address and return
+    #[arg(short, long, conflicts_with = "stop")]
+    pub(crate) detach: bool,
+    /// End the manager of that name or address
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stop: Option<String>,
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  ndshm serve --name climate             until Ctrl-C
+  ndshm serve --name climate --detach    and, when it is no longer needed:
+  ndshm serve --stop climate
+
+In Rust a program connects with SharedMemoryManager::connect(\"climate\").";
+
+/// Look whether this machine is set up for shared memory, and say what could be changed
+///
+/// Sizes and fill of /dev/shm, memory and control groups; what the kernel can do, tried where that is possible; huge
+/// pages; limits on descriptors; what happens at logout. Nothing is changed.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: 1 where something does not work at all.\n\nExamples:\n  ndshm doctor\n  ndshm doctor --json | jq '.[] | select(.level == \"problem\")'"
+)]
+pub(crate) struct Doctor {
     /// For scripts: a JSON array of objects
     #[arg(long)]
     pub(crate) json: bool,

@@ -12,8 +12,11 @@
 
 mod cli;
 mod commands;
+mod elements;
 mod options;
+mod picture;
 mod processes;
+mod statistics;
 mod table;
 mod terminal;
 mod text;
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format_args!("{error:#}"));
+            complain(format_args!("{}", with_causes(&error)));
             ExitCode::FAILURE
         }
     }
@@ -57,6 +60,10 @@ fn usage(error: &clap::Error) -> ExitCode {
         // Fails only where nobody reads it.
         let _ = error.print();
         return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        complain(format_args!("no command was given; see 'ndshm --help'"));
+        return ExitCode::from(2);
     }
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -70,6 +77,15 @@ fn usage(error: &clap::Error) -> ExitCode {
 pub(crate) fn complain(message: std::fmt::Arguments<'_>) {
     // There is nobody to tell where stderr is closed.
     let _ = writeln!(std::io::stderr(), "ndshm: {}", text::escaped(&message.to_string()));
+}
+
+/// The message and its causes, each once: some messages end with theirs already.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match &*text {
+        "" => cause,
+        text if text.ends_with(&cause) => text.to_owned(),
+        text => format!("{text}: {cause}"),
+    })
 }
 
 /// Who reads the output may have seen enough.

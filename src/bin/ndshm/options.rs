@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ndshm::BlockFile;
+use ndshm::{BlockFile, ErrorKind};
 
 use crate::text;
 
@@ -33,9 +33,12 @@ impl Place {
         match self {
             Self::Path(path) => Ok(BlockFile::open(path)?),
             Self::Name(name) => BlockFile::open_named(name).map_err(|error| {
-                let error = anyhow::Error::new(error);
                 // Here, and not in /dev/shm, lies a file of that name.
-                if Path::new(name).is_file() { error.context(format!("for the file write ./{name}")) } else { error }
+                if error.kind() == ErrorKind::NotFound && Path::new(name).is_file() {
+                    anyhow::anyhow!("{error}; for the file write ./{name}")
+                } else {
+                    error.into()
+                }
             }),
         }
     }

@@ -64,9 +64,15 @@ impl Processes {
         }
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             let path = entry.path();
-            let is_nameless = fs::read_link(&path).is_ok_and(|target| is_nameless(target.as_os_str().as_bytes()));
-            // A look at what it leads to; a descriptor that is closed meanwhile leads nowhere.
-            if is_nameless && let Ok(metadata) = fs::metadata(&path) {
+            let Ok(target) = fs::read_link(&path) else { continue };
+            let target = target.as_os_str().as_bytes();
+            // A look at what it leads to; a descriptor that is closed meanwhile leads nowhere. A block that was made
+            // without a name and has one by now still has the old path here.
+            if is_nameless(target)
+                && let Ok(metadata) = fs::metadata(&path)
+                && metadata.nlink() == 0
+                && (target == ANONYMOUS || metadata.dev() == shm)
+            {
                 self.nameless.entry((metadata.dev(), metadata.ino())).or_insert(path);
             }
         }

@@ -8,12 +8,28 @@ use std::os::unix::ffi::OsStrExt;
 pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        // Besides control characters these are the ones that turn the direction of writing or have no width.
-        let prints = c == ' ' || (!c.is_control() && !c.is_whitespace() && c.escape_debug().count() == 1);
-        if prints || matches!(c, '"' | '\'' | '\\') {
+        if prints(c) {
             shown.push(c);
         } else {
             shown.extend(c.escape_default());
+        }
+    }
+    shown
+}
+
+fn prints(c: char) -> bool {
+    // Besides control characters the others are those that turn the direction of writing or have no width.
+    matches!(c, ' ' | '"' | '\'' | '\\') || (!c.is_control() && !c.is_whitespace() && c.escape_debug().count() == 1)
+}
+
+/// JSON in which what does not print is escaped the way JSON does.
+pub(crate) fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if prints(c) || c == '\n' {
+            shown.push(c);
+        } else {
+            shown.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
         }
     }
     shown
@@ -91,6 +107,7 @@ mod tests {
         assert_eq!(escaped("climate 'größe' \"x\" \\ 数"), "climate 'größe' \"x\" \\ 数");
         assert_eq!(escaped("a\x1b[31mb\nc\u{202e}d\u{200b}"), r"a\u{1b}[31mb\nc\u{202e}d\u{200b}");
         assert_eq!(name(OsStr::from_bytes(b"a\xffb\t")), r"a\xffb\t");
+        assert_eq!(printable_json("{\n \"ü\u{202e}\u{e0001}\"\n}"), "{\n \"ü\\u202e\\udb40\\udc01\"\n}");
     }
 
     #[test]

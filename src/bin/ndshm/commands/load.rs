@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use ndshm::{BlockFile, ErrorKind, SharedMemory};
 
 use super::Out;
@@ -32,7 +32,12 @@ pub(crate) fn run(load: &Load, terminal: Terminal, out: &mut Out) -> Result<Outc
     let bar = terminal.bar("loading", info.nbytes() as u64);
     let loaded = source.load_named(&name, &options, |done, _| bar.set_position(done));
     bar.finish_and_clear();
-    let mut block = loaded?;
+    let mut block = loaded.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            anyhow!("there is a block named {name:?} already; choose another --name, or remove it with 'ndshm rm'")
+        }
+        _ => error.into(),
+    })?;
     // For programs that come later: from here on nobody removes it but by its name.
     block.keep();
     let (dtype, shape, size) = (info.dtype(), text::shape(info.shape()), Bytes(info.nbytes() as u64));

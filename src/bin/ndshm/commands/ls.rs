@@ -181,6 +181,23 @@ fn user(uid: u32, terminal: Terminal) -> Cell {
     Cell::styled(format!("user {}", name.unwrap_or_else(|| uid.to_string())), terminal.faint())
 }
 
+/// The same in a sentence of its own.
+pub(super) fn owner_text(block: &BlockInfo) -> String {
+    match block.owner() {
+        BlockOwner::Process { pid: Some(pid), alive: true } => {
+            format!("{} {pid}", name_of(pid)).trim_start().to_owned()
+        }
+        BlockOwner::Process { pid: None, alive: true } => "a process that is alive".to_owned(),
+        BlockOwner::Process { pid: Some(pid), .. } => {
+            format!("process {pid}, which is dead: 'ndshm prune' removes the block")
+        }
+        BlockOwner::Process { .. } => "a process that is dead: 'ndshm prune' removes the block".to_owned(),
+        BlockOwner::Nobody if is_kept(block) => "nobody: it was kept, until 'ndshm rm'".to_owned(),
+        BlockOwner::Unknown => "another user".to_owned(),
+        _ => "nobody that is known".to_owned(),
+    }
+}
+
 /// `solver 4711, python ×3`.
 fn brief(processes: &[Process]) -> String {
     let mut by_name: BTreeMap<&str, Vec<u32>> = BTreeMap::new();

@@ -9,7 +9,7 @@ use ndshm::{BlockInfo, BlockOwner, ErrorKind, SharedMemory};
 use crate::cli::Rm;
 use crate::options::name_in_shm;
 use crate::processes::name_of;
-use crate::{Outcome, complain, text};
+use crate::{Outcome, complain, text, with_causes};
 
 pub(crate) fn run(rm: Rm) -> Result<Outcome> {
     let blocks = ndshm::blocks()?;
@@ -17,7 +17,7 @@ pub(crate) fn run(rm: Rm) -> Result<Outcome> {
     for name in rm.names.into_iter().map(name_in_shm) {
         let block = blocks.iter().find(|block| block.name() == Some(&name));
         if let Err(error) = remove(&name, block, rm.force) {
-            complain(format_args!("{error:#}"));
+            complain(format_args!("{}", with_causes(&error)));
             outcome = Outcome::Failed;
         }
     }
