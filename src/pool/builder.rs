@@ -1,7 +1,7 @@
 //! [`PoolBuilder`]: what a pool is made with.
 
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(10);
 
 impl PoolBuilder {
     /// For how long workers that wait for a call, and a call that waits for its workers, look again and again before they
-    /// sleep; by default 10 µs, and not at all where this process has one CPU. Spinning keeps a CPU busy, and saves the
+    /// sleep; by default 10 µs, and not at all where this process has one CPU. A call whose workers need all the CPUs sleeps
+    /// at once. Spinning keeps a CPU busy, and saves the
     /// sleep and the waking, which take longer than all the rest of a small call: worth it where calls follow one another
     /// within that time and there are CPUs to spare.
     pub fn spin(mut self, spin: Duration) -> Self {
@@ -140,7 +141,7 @@ impl PoolBuilder {
         // On one CPU whoever spins keeps the one that it waits for from running.
         let spin = self.spin.unwrap_or(if cpus > 1 { DEFAULT_SPIN } else { Duration::ZERO });
         let output = (self.stdout, self.stderr);
-        let crew = Crew::start(CrewOptions { workers, env, spin, threads, places, output })?;
+        let crew = Crew::start(CrewOptions { workers, env, spin, cpus, threads, places, output })?;
         let shared = Shared {
             epoch: epoch(),
             workers,
@@ -151,6 +152,7 @@ impl PoolBuilder {
             freed: Condvar::new(),
             caller: AtomicU64::new(0),
             forgotten: Mutex::default(),
+            any_forgotten: AtomicBool::new(false),
         };
         Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
     }

@@ -1,6 +1,6 @@
 //! The worker processes of one pool, from the parent's side: started, told, replaced, ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -42,7 +42,7 @@ pub(crate) struct Member {
     /// What was read of its outcomes of the call that runs.
     pub(crate) outcomes: Reader,
     /// Blocks that it has mapped, by serial.
-    mapped: HashMap<u64, Lent>,
+    mapped: BTreeMap<u64, Lent>,
 }
 
 /// How a worker has a block.
@@ -59,6 +59,8 @@ pub(crate) struct CrewOptions {
     pub(crate) workers: usize,
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) spin: Duration,
+    /// Of this process.
+    pub(crate) cpus: usize,
     /// How many threads each may have.
     pub(crate) threads: usize,
     /// The CPUs of each; none where they may be anywhere.
@@ -113,8 +115,9 @@ impl Crew {
         &self.page
     }
 
-    pub(crate) fn spin(&self) -> Duration {
-        self.options.spin
+    /// For how long a call spins that waits for so many workers: not where they need all the CPUs.
+    pub(crate) fn spin_beside(&self, workers: usize) -> Duration {
+        if workers < self.options.cpus { self.options.spin } else { Duration::ZERO }
     }
 
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
@@ -191,6 +194,9 @@ impl Crew {
     }
 
     fn replace_missing(&mut self) -> Result<()> {
+        if self.members.iter().all(Option::is_some) {
+            return Ok(());
+        }
         for _ in 1..START_TRIES {
             match self.start_missing() {
                 // It was killed before it was there: bad luck, or what always happens.
@@ -226,7 +232,7 @@ impl Crew {
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
         let process = starting.finish(self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
         self.watch.add(&process)?;
-        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: HashMap::new() };
+        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
         self.page.clear(index);
         let spin = u64::try_from(self.options.spin.as_nanos()).unwrap_or(u64::MAX);
         let (workers, call, threads) = (self.members.len(), self.last_call, self.options.threads);
