@@ -460,16 +460,23 @@ static LENT: Mutex<Vec<(FileId, Mode)>> = Mutex::new(Vec::new());
 
 /// Notes what the call lends for as long as the returned value lives.
 pub(crate) fn note_lent(blocks: Vec<(FileId, Mode)>) -> NotedLent {
-    *locked(&LENT) = blocks;
-    NotedLent(())
+    let any = !blocks.is_empty();
+    if any {
+        *locked(&LENT) = blocks;
+    }
+    NotedLent { any }
 }
 
 /// See [`note_lent`].
-pub(crate) struct NotedLent(());
+pub(crate) struct NotedLent {
+    any: bool,
+}
 
 impl Drop for NotedLent {
     fn drop(&mut self) {
-        locked(&LENT).clear();
+        if self.any {
+            locked(&LENT).clear();
+        }
     }
 }
 
@@ -514,6 +521,15 @@ impl LockHandle {
     /// The descriptor leaves this process: from now on the kernel's lock is taken, for good.
     pub(crate) fn end_privacy(&self) -> Result<()> {
         self.block.end_privacy()
+    }
+
+    /// Is this the only handle on the block, which nobody locks, and was its descriptor never let out?
+    pub(crate) fn is_sole_and_private(&self) -> bool {
+        // Nobody can make another handle meanwhile: that takes the descriptor.
+        self.block.is_of_this_process() && Arc::strong_count(&self.block) == 1 && {
+            let local = locked(&self.block.local);
+            local.private && local.holders.is_empty()
+        }
     }
 
     /// Is an exclusive lock noted under this handle's number? With `&mut self` at hand that is a leaked one.

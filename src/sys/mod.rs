@@ -1,5 +1,6 @@
 //! The only system calls.
 
+pub(crate) mod affinity;
 pub(crate) mod clock;
 pub(crate) mod exe;
 pub(crate) mod file;
@@ -12,9 +13,11 @@ pub(crate) mod listener;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
+pub(crate) mod oom;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod space;
 pub(crate) mod stamp;
+pub(crate) mod threads;

@@ -3,13 +3,14 @@
 mod panics;
 mod run;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 use std::time::Duration;
 
 use super::control::{ControlPage, Record, Writer};
+use super::fit;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +35,7 @@ struct Worker {
     index: usize,
     page: ControlPage,
     spin: Duration,
-    blocks: HashMap<u64, Result<Kept>>,
+    blocks: BTreeMap<u64, Result<Kept>>,
     /// How many messages were read.
     heard: u64,
     /// The last call that this worker was told of.
@@ -87,9 +88,11 @@ fn receive(socket: &Socket) -> Received {
 
 impl Worker {
     fn welcomed(socket: Socket, index: usize) -> Self {
-        let Ok((ToWorker::Welcome { workers, call, spin }, fds)) = protocol::open(receive(&socket)) else {
+        let Ok((ToWorker::Welcome { workers, call, spin, threads, place }, fds)) = protocol::open(receive(&socket))
+        else {
             exit(CONFUSED)
         };
+        fit::settle(threads, &place);
         let page = fds.into_iter().next().map(|fd| ControlPage::map(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { exit(CONFUSED) };
         Self {
@@ -97,11 +100,11 @@ impl Worker {
             index,
             page,
             spin: Duration::from_nanos(spin),
-            blocks: HashMap::new(),
+            blocks: BTreeMap::new(),
             heard: 0,
             call,
             known: None,
-            record: Record::new(),
+            record: Record::default(),
         }
     }
 
