@@ -45,7 +45,7 @@ fn whoever_is_killed_nothing_is_left_and_nothing_that_lives_is_taken() {
         }
         return;
     }
-    let rounds = usize::try_from(number("NDSHM_CHAOS_ROUNDS").unwrap_or(200)).unwrap();
+    let rounds = usize::try_from(number("NDSHM_CHAOS_ROUNDS").unwrap_or(300)).unwrap();
     let seed = number("NDSHM_CHAOS_SEED").unwrap_or_else(random::seed);
     println!("NDSHM_CHAOS_SEED={seed} NDSHM_CHAOS_ROUNDS={rounds}");
     // Every wait below has an end. Should one be missing, the run still says with what seed it hung.
