@@ -460,16 +460,23 @@ static LENT: Mutex<Vec<(FileId, Mode)>> = Mutex::new(Vec::new());
 
 /// Notes what the call lends for as long as the returned value lives.
 pub(crate) fn note_lent(blocks: Vec<(FileId, Mode)>) -> NotedLent {
-    *locked(&LENT) = blocks;
-    NotedLent(())
+    let any = !blocks.is_empty();
+    if any {
+        *locked(&LENT) = blocks;
+    }
+    NotedLent { any }
 }
 
 /// See [`note_lent`].
-pub(crate) struct NotedLent(());
+pub(crate) struct NotedLent {
+    any: bool,
+}
 
 impl Drop for NotedLent {
     fn drop(&mut self) {
-        locked(&LENT).clear();
+        if self.any {
+            locked(&LENT).clear();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Names that this process owns for others: it gives them, and removes them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::memory::ledger::{Noted, Record, Removal, remove_within, step};
 use crate::memory::name;
-use crate::sys::file::{self, Found};
+use crate::sys::file::{self, Found, SHM_DIR};
 use crate::sys::identity::Identity;
 use crate::{Error, ErrorKind, Result};
 
@@ -32,6 +32,11 @@ impl HeldName {
     pub(crate) fn give(name: &str, fd: BorrowedFd<'_>, record: Option<&Arc<Record>>) -> Result<Self> {
         let path = name::path_of(name)?;
         let identity = Identity::of(fd)?;
+        // Numbers in the record are those of one file system.
+        if identity.id.dev != file::device(Path::new(SHM_DIR))? {
+            let message = format!("found a block of another file system, expected one that is in {SHM_DIR} here");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let noted = Noted::new(name, fd)?;
         if let Some(record) = record {
             record.write(noted.index(), name, identity)?;

@@ -1,6 +1,6 @@
 //! The worker processes of one pool, from the parent's side: started, told, replaced, ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,7 +40,7 @@ pub(crate) struct Member {
     /// What was read of its outcomes of the call that runs.
     pub(crate) outcomes: Reader,
     /// Blocks that it has mapped, by serial.
-    mapped: HashMap<u64, Lent>,
+    mapped: BTreeMap<u64, Lent>,
 }
 
 /// How a worker has a block.
@@ -56,6 +56,7 @@ pub(crate) struct Crew {
     members: Vec<Option<Member>>,
     env: Vec<(OsString, Option<OsString>)>,
     spin: Duration,
+    cpus: usize,
     page: Arc<ControlPage>,
     watch: Watch,
     /// Somebody may have ended and was not looked at yet.
@@ -73,8 +74,18 @@ impl Crew {
         let page = Arc::new(ControlPage::create(workers)?);
         let watch = Watch::start(Arc::clone(&page))?;
         let members = (0..workers).map(|_| None).collect();
-        let mut crew =
-            Self { members, env, spin, page, watch, suspicious: false, last_call: 0, described: None, stop: None };
+        let mut crew = Self {
+            members,
+            env,
+            spin,
+            cpus: super::cpus(),
+            page,
+            watch,
+            suspicious: false,
+            last_call: 0,
+            described: None,
+            stop: None,
+        };
         crew.replace_missing()?;
         Ok(crew)
     }
@@ -87,8 +98,9 @@ impl Crew {
         &self.page
     }
 
-    pub(crate) fn spin(&self) -> Duration {
-        self.spin
+    /// For how long a call spins that waits for so many workers: not where they need all the CPUs.
+    pub(crate) fn spin_beside(&self, workers: usize) -> Duration {
+        if workers < self.cpus { self.spin } else { Duration::ZERO }
     }
 
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
@@ -165,6 +177,9 @@ impl Crew {
     }
 
     fn replace_missing(&mut self) -> Result<()> {
+        if self.members.iter().all(Option::is_some) {
+            return Ok(());
+        }
         for _ in 1..START_TRIES {
             match self.start_missing() {
                 // It was killed before it was there: bad luck, or what always happens.
@@ -194,7 +209,7 @@ impl Crew {
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
         let process = starting.finish(self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
         self.watch.add(&process)?;
-        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: HashMap::new() };
+        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
         self.page.clear(index);
         let spin = u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX);
         let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len(), call: self.last_call, spin })?;

@@ -30,7 +30,7 @@ pub(crate) mod worker;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -238,6 +238,8 @@ struct Shared {
     caller: AtomicU64,
     /// Serials of blocks that are gone from this process.
     forgotten: Mutex<Vec<u64>>,
+    /// Is there any?
+    any_forgotten: AtomicBool,
 }
 
 impl Pool {
@@ -416,7 +418,8 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(10);
 
 impl PoolBuilder {
     /// For how long workers that wait for a call, and a call that waits for its workers, look again and again before they
-    /// sleep; by default 10 µs, and not at all where this process has one CPU. Spinning keeps a CPU busy, and saves the
+    /// sleep; by default 10 µs, and not at all where this process has one CPU. A call whose workers need all the CPUs sleeps
+    /// at once. Spinning keeps a CPU busy, and saves the
     /// sleep and the waking, which take longer than all the rest of a small call: worth it where calls follow one another
     /// within that time and there are CPUs to spare.
     pub fn spin(mut self, spin: Duration) -> Self {
@@ -472,6 +475,7 @@ impl PoolBuilder {
             freed: Condvar::new(),
             caller: AtomicU64::new(0),
             forgotten: Mutex::default(),
+            any_forgotten: AtomicBool::new(false),
         };
         Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
     }
@@ -553,22 +557,35 @@ impl Shared {
 
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
     fn tell_forgotten(&self, crew: &mut Crew) {
-        if self.epoch != epoch() {
+        if self.epoch != epoch() || !self.any_forgotten() {
             return;
         }
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
-        self.forgotten().append(&mut serials);
+        let mut forgotten = self.forgotten();
+        forgotten.append(&mut serials);
+        // Relaxed: under the mutex, as where it is set.
+        self.any_forgotten.store(!forgotten.is_empty(), Ordering::Relaxed);
     }
 
     /// Where a call is running it tells the workers when it ends.
     fn tell_forgotten_if_idle(&self) {
+        // Pairs with the one in `forget`: either that thread finds the crew free, or this one finds what it has noted.
+        fence(Ordering::SeqCst);
+        if !self.any_forgotten() {
+            return;
+        }
         let mut crew = match self.crew.try_lock() {
             Ok(crew) => crew,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
         self.tell_forgotten(&mut crew);
+    }
+
+    fn any_forgotten(&self) -> bool {
+        // Relaxed: who must not miss it has a fence before.
+        self.any_forgotten.load(Ordering::Relaxed)
     }
 
     fn forgotten(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -595,7 +612,12 @@ fn thread_number() -> u64 {
 
 impl Borrower for Shared {
     fn forget(&self, serial: u64) {
-        self.forgotten().push(serial);
+        {
+            let mut forgotten = self.forgotten();
+            forgotten.push(serial);
+            // Relaxed: under the mutex, and before the fence in `tell_forgotten_if_idle`.
+            self.any_forgotten.store(true, Ordering::Relaxed);
+        }
         self.tell_forgotten_if_idle();
     }
 

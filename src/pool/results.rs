@@ -1,5 +1,7 @@
 //! What the tasks of a call returned, by chunk: bytes until somebody knows the type.
 
+use std::ops::Range;
+
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
@@ -30,7 +32,7 @@ enum Slot {
 pub(super) enum Returned {
     Nothing,
     /// Those bytes of [`Results::buffer`].
-    Here(std::ops::Range<usize>),
+    Here(Range<usize>),
     Apart(ByteBuf),
 }
 
@@ -54,6 +56,18 @@ impl Results {
 
     pub(super) fn is_done(&self, chunk: usize) -> bool {
         !matches!(self.slots.get(chunk), None | Some(Slot::Open | Slot::Failed))
+    }
+
+    /// As [`set`](Self::set) for chunks that returned nothing; `false`, and nothing is set, where one of them is not open.
+    pub(super) fn set_nothing(&mut self, chunks: Range<usize>) -> bool {
+        let Some(slots) = self.slots.get_mut(chunks) else { return false };
+        let all_open = slots.iter().all(|slot| matches!(slot, Slot::Open));
+        if all_open {
+            for slot in slots {
+                *slot = Slot::Nothing;
+            }
+        }
+        all_open
     }
 
     /// `None` for a chunk that has failed.

@@ -17,7 +17,7 @@
 //! still be at work on it then. So does what a worker took with it that died while it took tickets from another one; it
 //! had begun none of them, and they run in another round whether the call asks for retries or not.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ pub(crate) struct Running<'c> {
     limits: Limits,
     stopping: Stopping,
     /// How many workers have died over a chunk.
-    deaths: HashMap<usize, u32>,
+    deaths: BTreeMap<usize, u32>,
     round: Round,
     /// Workers that have not said their last word on this round, and whether their socket still says anything.
     participants: Vec<(usize, bool)>,
@@ -127,7 +127,7 @@ impl<'c> Running<'c> {
             tally: Tally::new(round.message.division()),
             limits,
             stopping: Stopping::No,
-            deaths: HashMap::new(),
+            deaths: BTreeMap::new(),
             round,
             participants: Vec::new(),
             silenced: Vec::new(),
@@ -280,14 +280,8 @@ impl<'c> Running<'c> {
     /// Waits until something happens, and handles all that has.
     fn step(&mut self) {
         self.heed_stop();
-        if self.look(false) {
-            return;
-        }
         let stirred = || {
-            let told = |&(index, talking): &(usize, bool)| {
-                let seen = self.crew.member(index).map(|member| member.news);
-                talking && (self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index)))
-            };
+            let told = |&(index, talking): &(usize, bool)| talking && self.has_told(index);
             self.crew.has_news() || self.participants.iter().any(told)
         };
         // A clock is looked at less often than words: the deadline is what the sleep is cut short for.
@@ -296,36 +290,42 @@ impl<'c> Running<'c> {
             _ => false,
         };
         let pause = self.may_sleep();
-        self.page.wait_as_parent(self.crew.spin(), pause, || stirred() || cancelled());
+        let spin = self.crew.spin_beside(self.participants.len());
+        self.page.wait_as_parent(spin, pause, || stirred() || cancelled());
         if !stirred() {
             self.quiet += pause;
-            if self.quiet >= UNEASE {
-                self.quiet = Duration::ZERO;
-                self.look(true);
-            }
         }
+        let suspicious = self.quiet >= UNEASE;
+        if suspicious {
+            self.quiet = Duration::ZERO;
+        }
+        self.look(suspicious);
     }
 
-    /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives; `false` where nothing has happened.
-    fn look(&mut self, suspicious: bool) -> bool {
+    /// Has a participant finished, or does it want to be looked at?
+    fn has_told(&self, index: usize) -> bool {
+        let seen = self.crew.member(index).map(|member| member.news);
+        self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index))
+    }
+
+    /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives.
+    fn look(&mut self, suspicious: bool) {
         let news = self.crew.take_news() || suspicious;
-        let mut happened = news;
         // From the last one on: who retires does not move those before it, and who joins has nothing to say yet.
         for place in (0..self.participants.len()).rev() {
             let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
             let finished = self.page.has_finished(index, self.round.call);
-            if talking {
-                happened |= self.listen(index);
+            // Not where there is nothing to hear: what it writes is on lines that it needs for itself.
+            if talking && (news || self.has_told(index)) {
+                self.listen(index);
             }
             if finished && self.is_heard(index) {
                 self.retire(index);
-                happened = true;
             } else if news && self.takes_part(index) {
                 self.check(index);
             }
         }
-        happened
     }
 
     fn takes_part(&self, index: usize) -> bool {
@@ -340,10 +340,9 @@ impl<'c> Running<'c> {
         self.participants.retain(|&(participant, _)| participant != index);
     }
 
-    /// Takes in all that a worker has written and said; `false` where that is nothing.
-    fn listen(&mut self, index: usize) -> bool {
+    /// Takes in all that a worker has written and said.
+    fn listen(&mut self, index: usize) {
         let page = Arc::clone(&self.page);
-        let mut happened = false;
         if let Some(member) = self.crew.member_mut(index) {
             // Read before what it is about.
             member.news = page.news(index);
@@ -356,14 +355,12 @@ impl<'c> Running<'c> {
                 noted != Noted::Unexpected
             });
             self.hear_outcomes(done, failed);
-            match read {
-                Ok(any) => happened |= any,
-                Err(_) => self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned()),
+            if read.is_err() {
+                self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
             }
         }
         while self.is_heard(index) {
             let Some(said) = self.crew.member_mut(index).and_then(|member| member.next_said(&page)) else { break };
-            happened = true;
             match said {
                 Ok(Some(received)) => {
                     if !self.take_in(index, received) {
@@ -374,7 +371,6 @@ impl<'c> Running<'c> {
                 Err(error) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
             }
         }
-        happened
     }
 
     /// Looks whether a worker has ended or closed its socket.

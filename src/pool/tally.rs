@@ -1,6 +1,6 @@
 //! What has come of a call's chunks, and what went wrong first.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::chunk::{Division, Progress};
 use super::control::Entry;
@@ -16,7 +16,7 @@ pub(super) struct Tally {
     rows_done: usize,
     failure: Option<Failure>,
     /// Chunks whose task was cut short, whichever failure is told in the end. One that is done since is whole.
-    cut_short: HashSet<usize>,
+    cut_short: BTreeSet<usize>,
 }
 
 /// What went wrong first, by chunk where a chunk is known.
@@ -53,7 +53,7 @@ impl Tally {
             chunks_done: 0,
             rows_done: 0,
             failure: None,
-            cut_short: HashSet::new(),
+            cut_short: BTreeSet::new(),
         }
     }
 
@@ -98,9 +98,17 @@ impl Tally {
     /// The same for what stands in a worker's area, whose bytes are in the buffer.
     pub(super) fn note_entry(&mut self, entry: Entry) -> Noted {
         match entry {
-            Entry::Nothing(mut chunks) => {
-                let all = chunks.all(|chunk| self.note_done(chunk, Returned::Nothing) == Noted::Done);
-                if all { Noted::Done } else { Noted::Unexpected }
+            Entry::Nothing(chunks) => {
+                if chunks.is_empty() {
+                    return Noted::Done;
+                }
+                if !self.results.set_nothing(chunks.clone()) {
+                    return Noted::Unexpected;
+                }
+                self.chunks_done += chunks.len();
+                let rows = self.division.rows_of(chunks.start).start..self.division.rows_of(chunks.end - 1).end;
+                self.rows_done += rows.len();
+                Noted::Done
             }
             Entry::Value(chunk, bytes) => self.note_done(chunk, Returned::Here(bytes)),
             Entry::Failure(chunk, failure) => self.note_failed(chunk, &failure),

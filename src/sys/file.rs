@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, open, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
 use nix::unistd::{ftruncate, geteuid, linkat, unlink};
 
+use crate::sys::flock;
 use crate::sys::map::Access;
 use crate::sys::random::random_u64;
 use crate::{Error, ErrorKind, Result};
 
 /// Where named blocks live.
 pub(crate) const SHM_DIR: &str = "/dev/shm";
+
+/// What a file is called in the making, where the file system knows none without a name.
+pub(crate) const HIDDEN_PREFIX: &str = ".ndshm-";
 
 /// Reserving more than this in one call could, on older kernels, start again at every signal and never end.
 const RESERVE_STEP: usize = 32 << 20;
@@ -56,13 +60,28 @@ pub(crate) fn open_existing(path: &Path, access: Access, links: Links) -> Result
         Links::Refuse => flags_of(access) | OFlag::O_NOFOLLOW,
         Links::Follow => flags_of(access),
     };
-    match retry(|| open(path, flags, Mode::empty())) {
+    match open_clear(path, flags, Mode::empty()) {
         Ok(fd) => {
             require_regular(fd.as_fd(), path)?;
             Ok(fd)
         }
         Err(errno) => Err(open_error(errno, path, access, links)),
     }
+}
+
+/// Opens a file, never as one of the three standard streams: a program that has closed those may put others in their
+/// place, over a lock that it knows nothing of, and print into a block.
+fn open_clear(path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+    clear_of_streams(retry(|| open(path, flags, mode))?)
+}
+
+/// The same open file under another number, if it has that of a standard stream.
+pub(crate) fn clear_of_streams(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    // `try_clone` gives no number below 3.
+    fd.try_clone().map_err(|error| error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
 }
 
 /// What a name stands for, for who wants to lock it.
@@ -87,7 +106,7 @@ pub(crate) fn open_to_lock(path: &Path) -> Result<Found> {
     }
     for access in [OFlag::O_RDONLY, OFlag::O_WRONLY, OFlag::O_PATH] {
         let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW;
-        let fd = match retry(|| open(path, flags, Mode::empty())) {
+        let fd = match open_clear(path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(Found::Nothing),
             Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Found::NotAFile),
@@ -202,7 +221,7 @@ fn kind_of(stat: &FileStat) -> &'static str {
 /// A new open file description of the same file: locks taken through it are its own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
     let path = proc_path(fd);
-    retry(|| open(path.as_path(), flags_of(access), Mode::empty())).map_err(|errno| match errno {
+    open_clear(&path, flags_of(access), Mode::empty()).map_err(|errno| match errno {
         Errno::ENOENT => Error::from_os(errno, "cannot open a descriptor anew: /proc is not mounted")
             .with_kind(ErrorKind::Unsupported),
         Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, "open a descriptor anew"),
@@ -226,6 +245,18 @@ pub(crate) fn size(fd: BorrowedFd<'_>) -> Result<u64> {
 
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<FileId> {
     Ok(FileId::of(&stat_of(fd)?))
+}
+
+/// The file system that a directory is in, links followed.
+pub(crate) fn device(dir: &Path) -> Result<u64> {
+    stat(dir)
+        .map(|stat| stat.st_dev)
+        .map_err(|errno| Error::from_os(errno, format!("cannot inspect {}", dir.display())))
+}
+
+/// The user that a file belongs to.
+pub(crate) fn user(fd: BorrowedFd<'_>) -> Result<u32> {
+    Ok(stat_of(fd)?.st_uid)
 }
 
 /// Which file has that name now, links not followed; `None` where there is none.
@@ -273,6 +304,12 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 pub(crate) fn set_size(fd: BorrowedFd<'_>, size: usize) -> Result<()> {
     let len = to_off_t(size)?;
     retry(|| ftruncate(fd, len)).map_err(|errno| Error::from_os(errno, format!("cannot make a block of {size} bytes")))
+}
+
+/// Makes `len` bytes zero, in place. Needs no room and heeds no limit on the size of files.
+pub(crate) fn clear(fd: BorrowedFd<'_>, at: usize, len: usize) -> Result<(), Errno> {
+    let (at, len) = (to_off_t(at).map_err(|_| Errno::EFBIG)?, to_off_t(len).map_err(|_| Errno::EFBIG)?);
+    retry(|| fallocate(fd, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len))
 }
 
 /// Reserves every byte up to `size`, so that no later write can fail for want of room.
@@ -347,7 +384,7 @@ impl Unlinked {
     /// Makes an empty file in `dir`, open for reading and writing. The umask applies to `mode`.
     pub(crate) fn create(dir: &Path, mode: u32) -> Result<Self> {
         let flags = flags_of(Access::ReadWrite) | OFlag::O_TMPFILE;
-        match retry(|| open(dir, flags, Mode::from_bits_truncate(mode))) {
+        match open_clear(dir, flags, Mode::from_bits_truncate(mode)) {
             Ok(fd) => Ok(Self { fd, hidden: None }),
             // The file system (EOPNOTSUPP) or the kernel (EISDIR, EINVAL, ENOENT) does not know O_TMPFILE. An ENOENT
             // that means a missing directory comes again there.
@@ -356,16 +393,21 @@ impl Unlinked {
         }
     }
 
-    /// Makes it under a name that begins with `.ndshm-`, which is free or is not taken.
+    /// Makes it under a name that begins with [`HIDDEN_PREFIX`], which is free or is not taken. For as long as it has that
+    /// name it is locked (`flock`): who can lock it knows that its maker is dead.
     fn create_hidden(dir: &Path, mode: u32) -> Result<Self> {
         let flags = flags_of(Access::ReadWrite) | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         loop {
-            let path = dir.join(format!(".ndshm-{:016x}", random_u64()?));
-            match retry(|| open(path.as_path(), flags, Mode::from_bits_truncate(mode))) {
+            let path = dir.join(format!("{HIDDEN_PREFIX}{:016x}", random_u64()?));
+            match open_clear(&path, flags, Mode::from_bits_truncate(mode)) {
                 Ok(fd) => {
                     let id = identity(fd.as_fd())?;
-                    let hidden = Some(Hidden { path, id, epoch: crate::sys::fork::epoch() });
-                    return Ok(Self { fd, hidden });
+                    let hidden = Hidden { path, id, epoch: crate::sys::fork::epoch() };
+                    // A sweep that came between has it locked or has removed it already.
+                    let locked = flock::hold(fd.as_fd()) != Err(Errno::EAGAIN);
+                    if locked && identity_at(&hidden.path)? == Some(id) {
+                        return Ok(Self { fd, hidden: Some(hidden) });
+                    }
                 }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(create_error(errno, dir)),
@@ -384,6 +426,10 @@ impl Unlinked {
 
     /// Does without a name.
     pub(crate) fn into_fd(self) -> OwnedFd {
+        if self.hidden.is_some() {
+            drop(self.hidden);
+            flock::release(self.fd.as_fd());
+        }
         self.fd
     }
 
@@ -401,6 +447,8 @@ impl Unlinked {
             }
             Err(errno) => return Err(errno),
         }
+        drop(hidden);
+        flock::release(self.fd.as_fd());
         Ok(self.fd)
     }
 }

@@ -34,6 +34,17 @@ impl Identity {
     pub(crate) fn of(fd: BorrowedFd<'_>) -> Result<Self> {
         Ok(Self { id: file::identity(fd)?, handle: handle(fd) })
     }
+
+    /// Is it the file that was noted as `noted`? `None` where that cannot be told: it has the number, and the rest of what
+    /// was noted is not to be had here. Where only the number was noted, that has to do.
+    pub(crate) fn is(&self, noted: &Self) -> Option<bool> {
+        match (self.handle, noted.handle) {
+            _ if self.id != noted.id => Some(false),
+            (_, None) => Some(true),
+            (None, Some(_)) => None,
+            (Some(handle), Some(noted)) => Some(handle == noted),
+        }
+    }
 }
 
 fn handle(fd: BorrowedFd<'_>) -> Option<Handle> {
@@ -79,5 +90,20 @@ mod tests {
         let again = file::reopen(a.fd(), crate::sys::map::Access::ReadOnly).unwrap();
         assert_eq!(Identity::of(a.fd()).unwrap(), Identity::of(again.as_fd()).unwrap());
         assert_ne!(Identity::of(a.fd()).unwrap(), Identity::of(b.fd()).unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_not_taken_for_the_same() {
+        let id = FileId { dev: 1, ino: 2 };
+        let with =
+            |generation| Identity { id, handle: Some(Handle { kind: 1, len: 12, bytes: [generation; HANDLE_LEN] }) };
+        let without = Identity { id, handle: None };
+        assert_eq!(with(1).is(&with(1)), Some(true));
+        assert_eq!(with(1).is(&with(2)), Some(false));
+        assert_eq!(with(1).is(&without), Some(true));
+        assert_eq!(without.is(&without), Some(true));
+        assert_eq!(without.is(&with(1)), None);
+        let other = Identity { id: FileId { dev: 1, ino: 3 }, ..with(1) };
+        assert_eq!((other.is(&with(1)), other.is(&without)), (Some(false), Some(false)));
     }
 }

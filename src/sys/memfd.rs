@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::sys::file::descriptors_error;
+use crate::sys::file::{clear_of_streams, descriptors_error};
 use crate::{Error, ErrorKind, Result};
 
 /// A new, empty memfd that can be sealed and never be run as a program.
@@ -18,6 +18,7 @@ pub(crate) fn create() -> Result<OwnedFd> {
         Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => memfd_create(c"ndshm", flags),
         other => other,
     }
+    .and_then(clear_of_streams)
     .map_err(|errno| match errno {
         Errno::ENOSYS => Error::from_os(errno, "this kernel has no memfd_create, which anonymous memory is made with"),
         Errno::EMFILE | Errno::ENFILE => descriptors_error(errno, "create anonymous memory"),

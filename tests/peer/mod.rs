@@ -120,6 +120,12 @@ impl Peer {
         self.child.kill().unwrap();
     }
 
+    /// All that it has said and not been heard for, once it has ended: lines of stderr and its own.
+    pub(crate) fn all(&mut self) -> String {
+        let _ = self.child.wait();
+        self.said.iter().map(|line| line + "\n").collect()
+    }
+
     /// Waits for it to end by itself, well.
     #[track_caller]
     pub(crate) fn succeeded(mut self) {

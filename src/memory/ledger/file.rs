@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::PREFIX;
 use super::format::{Head, SLOT};
 use super::step::step;
-use crate::sys::file::{self, FileId, SHM_DIR, Unlinked};
+use crate::sys::file::{self, FileId, SHM_DIR, Trust, Unlinked};
 use crate::sys::identity::Identity;
 use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::random::random_u64;
@@ -52,10 +52,12 @@ impl LedgerFile {
         Ok(Self { fd, path, id: identity.id, slots: 1 + slots.len() })
     }
 
-    /// Is it where sweeps look for it, and whole? Somebody may have removed, renamed or cut it.
+    /// Is it where sweeps look for it, whole, and such that they believe it? Somebody may have removed, renamed, cut or
+    /// opened it to others.
     pub(super) fn stands(&self) -> bool {
-        let whole = file::size(self.fd.as_fd()).is_ok_and(|size| size >= (self.slots * SLOT) as u64);
-        whole && file::identity_at(&self.path).is_ok_and(|found| found == Some(self.id))
+        let believed = file::trust(self.fd.as_fd()).is_ok_and(|trust| trust == Trust::Own);
+        let whole = file::size(self.fd.as_fd()).is_ok_and(|size| size == (self.slots * SLOT) as u64);
+        believed && whole && file::identity_at(&self.path).is_ok_and(|found| found == Some(self.id))
     }
 
     /// Writes the entry number `index`.
@@ -67,11 +69,15 @@ impl LedgerFile {
 
     /// Takes the entry number `index` out.
     pub(super) fn write_free(&mut self, index: usize) -> Result<()> {
-        write(self.fd.as_fd(), (1 + index) * SLOT, &[0; SLOT])
+        let at = (1 + index) * SLOT;
+        // A limit on the size of files may have come since the entry was written.
+        write(self.fd.as_fd(), at, &[0; SLOT])
+            .or_else(|error| file::clear(self.fd.as_fd(), at, SLOT).map_err(|_| error))
     }
 
     /// Cuts off what follows the first `entries`, where that is much.
     pub(super) fn trim(&mut self, entries: usize) {
+        step();
         // Half of it and a page: a block that comes and goes does not cut and grow the file each time.
         if self.slots > 2 * (1 + entries) + 4096 / SLOT && file::set_size(self.fd.as_fd(), (1 + entries) * SLOT).is_ok()
         {

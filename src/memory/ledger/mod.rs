@@ -23,6 +23,9 @@
 //!          unlink the ledger                              -                                  finds nothing
 //! ```
 //!
+//! Where the file system knows no files without a name (gVisor), the first ones are called `.ndshm-<random>` until they get
+//! theirs, and are locked (`flock`) by their maker for so long: a sweep removes those that it can lock.
+//!
 //! An entry is there before its name and until after it. So whatever has a name and is not kept stands in a ledger (what is
 //! left is found), and a kept block or one of another program stands in none (what is not left is not taken).
 //!
@@ -36,7 +39,9 @@
 //! this process has ended ([`Stamp`](crate::sys::stamp::Stamp)). A child is no owner: it maps nothing and its drops do
 //! nothing. A ledger has its lock before its name, or a sweep would come between.
 //!
-//! *That a name is the block*: device, inode and the file handle with its generation, since inode numbers come back.
+//! *That a name is the block*: device, inode and the file handle with its generation, since inode numbers may come back.
+//! An owner that gets no handles (a sandbox forbids the call) notes the numbers alone, and they have to do; a sweep that gets
+//! none leaves blocks alone that were noted with one, and their ledger to somebody who can compare.
 //!
 //! # Who excludes whom
 //!
@@ -50,7 +55,8 @@
 //! Nobody waits for a ledger; a remover waits with no other lock than its own process's books, and for a bounded time. So nobody
 //! waits in a circle, a process that was stopped holds up nobody for ever, and there is no file that another user could
 //! plant or lock to keep this one's processes waiting: the files that are locked are those of this user. Who may open a
-//! block (`mode`) can lock it and so keep its name from being removed; it is told of, and stays in the ledger.
+//! block (`mode`) can lock it and so keep its name from being removed; it is told of, and stays in the ledger. A sweep
+//! waits a second for all such blocks together.
 //!
 //! Who removes names without this lock (`rm`, Python) can do so between the second look and the unlink; where a third one
 //! then takes the name in the same moment, its file is unlinked. The kernel has nothing to prevent that.
@@ -63,8 +69,10 @@
 //! # In the process
 //!
 //! A forked child has books of its own. The parent's entries remember the process that made them and do nothing in the
-//! child. A ledger that somebody has removed, renamed or cut is noticed and made again, with all entries, when the next
-//! block is created. Slots are used again, so a ledger is as large as the most blocks that its process owned at a time,
+//! child. A process that changes its user, or over whose `/dev/shm` another one is mounted, has a ledger for each, so that a
+//! ledger has the user and the file system of what it lists. A ledger that somebody has removed, renamed, cut or opened to
+//! others is noticed and made again, with all entries, when the next block is created. Its descriptor is none of the
+//! standard streams: who puts another file in place of those would end the lock without knowing. Slots are used again, so a ledger is as large as the most blocks that its process owned at a time,
 //! and shrinks when there are less.
 
 mod file;

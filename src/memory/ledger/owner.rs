@@ -1,6 +1,6 @@
 //! What this process owns, in memory and in its ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
@@ -8,6 +8,7 @@ use super::file::LedgerFile;
 use super::format::{Entry, SLOT};
 use super::step::step;
 use super::sweep::{Act, sweep};
+use crate::sys::file;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::identity::Identity;
 use crate::sys::process::PerProcess;
@@ -19,7 +20,16 @@ use crate::{Error, ErrorKind, Result};
 struct Owner {
     swept: Once,
     stamp: OnceLock<Stamp>,
-    books: Mutex<Books>,
+    books: Mutex<BTreeMap<Shelf, Books>>,
+}
+
+/// A process has a ledger for each of these: it may change its user, and another `/dev/shm` may be mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Shelf {
+    /// Whose the block is, and so the ledger: the sweeps of that user are to find both.
+    user: u32,
+    /// The file system that both lie in.
+    dev: u64,
 }
 
 static OWNER: PerProcess<Owner> = PerProcess::new();
@@ -41,6 +51,7 @@ pub(crate) fn sweep_once() {
 pub(crate) struct Noted {
     owner: &'static Owner,
     epoch: Epoch,
+    shelf: Shelf,
     index: usize,
 }
 
@@ -49,13 +60,16 @@ impl Noted {
     /// stands in the ledger.
     pub(crate) fn new(name: &str, fd: BorrowedFd<'_>) -> Result<Self> {
         let entry = Entry { name: name.to_owned(), identity: Identity::of(fd)? };
+        let shelf = Shelf { user: file::user(fd)?, dev: entry.identity.id.dev };
         let owner = owner()?;
-        let index = owner.books().enter(entry, *owner.stamp.get_or_init(Stamp::of_this_process))?;
+        let stamp = *owner.stamp.get_or_init(Stamp::of_this_process);
+        let index = owner.books().entry(shelf).or_default().enter(entry, stamp)?;
         step();
-        Ok(Self { owner, epoch: epoch(), index })
+        Ok(Self { owner, epoch: epoch(), shelf, index })
     }
 
-    /// Its number among the entries of this process: no other one has it for as long as this lives.
+    /// Its number among this user's entries of this process in this file system: no other one of those has it for as long as
+    /// this lives.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
@@ -69,13 +83,13 @@ impl Noted {
 impl Drop for Noted {
     fn drop(&mut self) {
         if self.epoch == epoch() {
-            self.owner.books().strike(self.index);
+            self.owner.books().entry(self.shelf).or_default().strike(self.index);
         }
     }
 }
 
 impl Owner {
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn books(&self) -> MutexGuard<'_, BTreeMap<Shelf, Books>> {
         // A panic in there could only have come from the allocator; the lists are whole between any two statements.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

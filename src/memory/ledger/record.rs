@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::format::{Entry, SLOT};
 use super::prune::Pruned;
+use super::remove::patience;
 use super::step::step;
 use super::sweep::{Act, sweep, sweep_block};
 use crate::sys::identity::Identity;
@@ -49,6 +50,7 @@ impl Record {
     /// Removes what the process `owner`, which is dead, has left: the blocks that stand here, and its ledger.
     pub(crate) fn clean_up(&self, owner: u32) -> Pruned {
         let mut pruned = Pruned::default();
+        let deadline = patience();
         let mut slot = [0; SLOT];
         for index in 0.. {
             match file::read_at(self.fd(), index * SLOT, &mut slot) {
@@ -61,7 +63,7 @@ impl Record {
             }
             // A damaged entry says nothing; only the owner could have written it.
             let Ok(Some(entry)) = Entry::parse(&slot) else { continue };
-            match sweep_block(&entry, owner, Act::Remove) {
+            match sweep_block(&entry, owner, Act::Remove, deadline) {
                 Ok(block) => pruned.blocks.extend(block),
                 Err(error) => pruned.problems.push(error),
             }

@@ -31,17 +31,31 @@ pub(crate) enum Removal {
     Another,
 }
 
+/// When a remover that begins now gives up.
+pub(super) fn patience() -> Instant {
+    Instant::now() + PATIENCE
+}
+
 /// Removes `path` if `is_it` says so of the file behind it.
 ///
 /// # Errors
 /// `WouldBlock` where another remover holds the file for longer than a moment.
 pub(crate) fn remove(path: &Path, is_it: impl Fn(&OwnedFd) -> Result<bool>) -> Result<Removal> {
-    remove_within(PATIENCE, path, is_it)
+    remove_until(patience(), path, is_it)
 }
 
 /// [`remove`] that waits no longer than this for another remover.
 pub(crate) fn remove_within(
     patience: Duration,
+    path: &Path,
+    is_it: impl Fn(&OwnedFd) -> Result<bool>,
+) -> Result<Removal> {
+    remove_until(Instant::now() + patience, path, is_it)
+}
+
+/// The same, with an end to its patience that many removals can share.
+pub(super) fn remove_until(
+    deadline: Instant,
     path: &Path,
     is_it: impl Fn(&OwnedFd) -> Result<bool>,
 ) -> Result<Removal> {
@@ -57,7 +71,7 @@ pub(crate) fn remove_within(
         if !is_it(&file)? {
             return Ok(Removal::Another);
         }
-        match remove_open_within(patience, path, file.as_fd())? {
+        match remove_locked(deadline, path, file.as_fd())? {
             // It has changed since.
             Removal::Another => {}
             other => return Ok(other),
@@ -71,12 +85,12 @@ pub(crate) fn remove_within(
 /// # Errors
 /// As for [`remove`].
 pub(crate) fn remove_open(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
-    remove_open_within(PATIENCE, path, file)
+    remove_locked(patience(), path, file)
 }
 
-fn remove_open_within(patience: Duration, path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
+fn remove_locked(deadline: Instant, path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     step();
-    let locked = lock(patience, file, path)?;
+    let locked = lock(deadline, file, path)?;
     step();
     let removed = unlink_if(path, file)?;
     step();
@@ -84,7 +98,8 @@ fn remove_open_within(patience: Duration, path: &Path, file: BorrowedFd<'_>) -> 
     Ok(removed)
 }
 
-fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
+/// To be called with the file locked: removes the name if it is still that file's.
+pub(super) fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     match file::identity_at(path)? {
         // The file is open, so nobody else gets its number.
         Some(found) if found == file::identity(file)? => {}
@@ -100,8 +115,7 @@ fn unlink_if(path: &Path, file: BorrowedFd<'_>) -> Result<Removal> {
     }
 }
 
-fn lock<'a>(patience: Duration, file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
-    let deadline = Instant::now() + patience;
+fn lock<'a>(deadline: Instant, file: BorrowedFd<'a>, path: &Path) -> Result<Flocked<'a>> {
     let mut pause = Duration::from_micros(20);
     loop {
         match Flocked::try_new(file) {
@@ -109,8 +123,7 @@ fn lock<'a>(patience: Duration, file: BorrowedFd<'a>, path: &Path) -> Result<Flo
             Err(Errno::EAGAIN) if Instant::now() < deadline => {}
             Err(Errno::EAGAIN) => {
                 let message = format!(
-                    "cannot remove {}: another process has locked it (flock) for over {patience:?}, as one does that \
-                     removes it",
+                    "cannot remove {}: another process has locked it (flock), as one does that removes it",
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::WouldBlock, message));

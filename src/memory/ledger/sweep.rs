@@ -4,15 +4,19 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
 
 use super::PREFIX;
 use super::format::{Damage, Entry, Head, MAX_SLOTS, SLOT};
 use super::prune::{Pruned, PrunedBlock};
-use super::remove::{Removal, remove};
+use super::remove::{Removal, patience, remove_until, unlink_if};
 use super::step::step;
 use crate::memory::name;
-use crate::sys::file::{self, Found, Links, SHM_DIR, Trust};
+use crate::sys::file::{self, Found, HIDDEN_PREFIX, Links, SHM_DIR, Trust};
+use crate::sys::flock::Flocked;
 use crate::sys::identity::Identity;
 use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::map::Access;
@@ -28,41 +32,73 @@ pub(super) enum Act {
 /// Goes through all ledgers of this user.
 pub(super) fn sweep(act: Act) -> Result<Pruned> {
     let mut pruned = Pruned::default();
-    let entries = fs::read_dir(SHM_DIR).map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| Error::from_os(error, format!("cannot list {SHM_DIR}")))?;
-        if is_ledger_name(&entry.file_name())
-            && let Err(error) = sweep_ledger(&entry.path(), act, &mut pruned)
-        {
-            pruned.problems.push(error);
-        }
+    // One for all: whoever may lock many blocks of this user holds up nobody for longer than who locks one.
+    let deadline = patience();
+    // First those that were never finished: a ledger that still has its hidden name would seem to have two.
+    if act == Act::Remove {
+        pruned.problems.extend(list(HIDDEN_PREFIX)?.iter().filter_map(|path| sweep_hidden(path).err()));
+    }
+    for path in list(PREFIX)? {
+        let swept = sweep_ledger(&path, act, deadline, &mut pruned);
+        pruned.problems.extend(swept.err());
     }
     Ok(pruned)
+}
+
+/// The files whose names begin so.
+fn list(prefix: &str) -> Result<Vec<PathBuf>> {
+    let failed = |error| Error::from_os(error, format!("cannot list {SHM_DIR}"));
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(SHM_DIR).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
 }
 
 pub(super) fn is_ledger_name(name: &OsStr) -> bool {
     name.as_bytes().starts_with(PREFIX.as_bytes())
 }
 
-fn sweep_ledger(path: &Path, act: Act, pruned: &mut Pruned) -> Result<()> {
-    // Asked before it is opened: to open what others have planted can have effects.
-    match file::trust_at(path)? {
-        Trust::Own => {}
-        // Not a regular file, another user's, or gone by now.
-        Trust::Foreign | Trust::Nothing => return Ok(()),
-        Trust::Doubtful(why) => return Err(distrusted(path, why)),
+/// Removes a file that its maker, who is dead, never gave its name. Makers keep theirs locked.
+fn sweep_hidden(path: &Path) -> Result<()> {
+    if matches!(file::trust_at(path)?, Trust::Foreign | Trust::Nothing) {
+        return Ok(());
     }
+    let Found::File(hidden) = file::open_to_lock(path)? else { return Ok(()) };
+    if matches!(file::trust(hidden.as_fd())?, Trust::Foreign) {
+        return Ok(());
+    }
+    step();
+    match Flocked::try_new(hidden.as_fd()) {
+        // It goes as any other name does: locked, and looked at once more.
+        Ok(_locked) => unlink_if(path, hidden.as_fd()).map(drop),
+        Err(Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(Error::from_os(errno, format!("cannot lock {}", path.display()))),
+    }
+}
+
+fn sweep_ledger(path: &Path, act: Act, deadline: Instant, pruned: &mut Pruned) -> Result<()> {
+    // Asked before it is opened: to open what others have planted can have effects.
+    if matches!(file::trust_at(path)?, Trust::Foreign | Trust::Nothing) {
+        // Not a regular file, another user's, or gone by now.
+        return Ok(());
+    }
+    // To read and to write: in a user namespace all users look the same that have no number there, but the kernel opens
+    // only this one's file to this one.
     let ledger = match file::open_existing(path, Access::ReadWrite, Links::Refuse) {
         Ok(ledger) => ledger,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     // Between the two looks it may have become another file.
-    match file::trust(ledger.as_fd())? {
-        Trust::Own => {}
+    let doubt = match file::trust(ledger.as_fd())? {
+        Trust::Own => None,
         Trust::Foreign | Trust::Nothing => return Ok(()),
-        Trust::Doubtful(why) => return Err(distrusted(path, why)),
-    }
+        Trust::Doubtful(why) => Some(why),
+    };
     step();
     let locked = lock::lock(ledger.as_fd(), Mode::Exclusive, Wait::No, false)?;
     if !locked && !owner_has_ended(ledger.as_fd()) {
@@ -73,14 +109,17 @@ fn sweep_ledger(path: &Path, act: Act, pruned: &mut Pruned) -> Result<()> {
     if file::identity_at(path)? != Some(identity.id) {
         return Ok(());
     }
+    if let Some(why) = doubt {
+        return Err(distrusted(path, why));
+    }
     let Some((head, entries)) = read(ledger.as_fd(), &identity).map_err(|why| why.into_error(path))? else {
         // Retired: its owner was killed after it had made it say nothing.
-        return settle(path, &identity, act);
+        return settle(path, &identity, act, deadline);
     };
 
     let mut settled = true;
     for entry in entries {
-        match sweep_block(&entry, head.owner.pid, act) {
+        match sweep_block(&entry, head.owner.pid, act, deadline) {
             Ok(None) => {}
             Ok(Some(block)) => pruned.blocks.push(block),
             // It stays in the ledger, and is found again.
@@ -90,14 +129,14 @@ fn sweep_ledger(path: &Path, act: Act, pruned: &mut Pruned) -> Result<()> {
             }
         }
     }
-    if settled { settle(path, &identity, act) } else { Ok(()) }
+    if settled { settle(path, &identity, act, deadline) } else { Ok(()) }
 }
 
 /// Removes a ledger that has nothing more to say.
-fn settle(path: &Path, identity: &Identity, act: Act) -> Result<()> {
+fn settle(path: &Path, identity: &Identity, act: Act, deadline: Instant) -> Result<()> {
     if act == Act::Remove {
         step();
-        remove(path, |found| Ok(Identity::of(found.as_fd())? == *identity))?;
+        remove_until(deadline, path, |found| Ok(Identity::of(found.as_fd())? == *identity))?;
     }
     Ok(())
 }
@@ -109,15 +148,17 @@ pub(super) fn owner_has_ended(ledger: BorrowedFd<'_>) -> bool {
         && Head::parse(&slot).is_ok_and(|head| head.owner.has_ended())
 }
 
-pub(super) fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<PrunedBlock>> {
+pub(super) fn sweep_block(entry: &Entry, owner: u32, act: Act, deadline: Instant) -> Result<Option<PrunedBlock>> {
     let path = name::path_of(&entry.name)?;
     // Only regular files of this user are opened.
     if !matches!(file::trust_at(&path)?, Trust::Own | Trust::Doubtful(_)) {
         return Ok(None);
     }
     let is_it = |found: &OwnedFd| -> Result<bool> {
-        let own = !matches!(file::trust(found.as_fd())?, Trust::Foreign);
-        Ok(own && Identity::of(found.as_fd())? == entry.identity)
+        if matches!(file::trust(found.as_fd())?, Trust::Foreign) {
+            return Ok(false);
+        }
+        Identity::of(found.as_fd())?.is(&entry.identity).ok_or_else(|| untold(&path))
     };
     let size = match file::open_to_lock(&path)? {
         Found::File(found) | Found::Closed(found) if is_it(&found)? => file::size(found.as_fd())?,
@@ -126,7 +167,7 @@ pub(super) fn sweep_block(entry: &Entry, owner: u32, act: Act) -> Result<Option<
     let block = PrunedBlock { name: entry.name.clone(), size, owner: (owner != 0).then_some(owner) };
     match act {
         Act::Tell => Ok(Some(block)),
-        Act::Remove => Ok((remove(&path, is_it)? == Removal::Removed).then_some(block)),
+        Act::Remove => Ok((remove_until(deadline, &path, is_it)? == Removal::Removed).then_some(block)),
     }
 }
 
@@ -143,6 +184,15 @@ impl Unread {
             Self::Failed(error) => error,
         }
     }
+}
+
+fn untold(path: &Path) -> Error {
+    let message = format!(
+        "cannot tell whether {} is still the block that a dead process has left: the system call name_to_handle_at is not \
+         allowed here, or not there; it was left alone",
+        path.display()
+    );
+    Error::new(ErrorKind::Unsupported, message)
 }
 
 fn distrusted(path: &Path, why: &str) -> Error {
@@ -170,7 +220,8 @@ pub(super) fn read(ledger: BorrowedFd<'_>, identity: &Identity) -> Result<Option
         }
     };
     let head = Head::parse(&slot_at(0)?).map_err(Unread::Damaged)?;
-    if head.identity != *identity {
+    // Where that cannot be told it is taken for itself: a copy beside it would have another number.
+    if identity.is(&head.identity) == Some(false) {
         return Err(Unread::Damaged("is a copy of another one"));
     }
     let mut entries = Vec::new();

@@ -36,7 +36,12 @@ type Rows = (Axis, Range<usize>);
 fn place<T: Pod, D: Dimension>(cursor: &mut Cursor<'_>, writable: bool) -> Result<(Elements<T, D>, Option<Rows>)> {
     let chunk = cursor.chunk;
     let (leaf, bytes) = cursor.array(writable)?;
-    let dim = D::from_dimension(&ndarray::IxDyn(&leaf.shape)).ok_or_else(out_of_step)?;
+    let rank = leaf.shape.len();
+    if D::NDIM.is_some_and(|fixed| fixed != rank) {
+        return Err(out_of_step());
+    }
+    let mut dim = D::zeros(rank);
+    dim.slice_mut().copy_from_slice(&leaf.shape);
     let elements = Elements::new(bytes, leaf.offset, dim, leaf.fortran)?;
     let rows = leaf.split.map(|(axis, rows)| {
         let start = chunk.saturating_mul(rows);

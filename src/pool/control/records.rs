@@ -32,22 +32,19 @@ fn parts(head: u64) -> (u64, usize, usize) {
 }
 
 /// Bytes of one outcome, behind room for its head. Used again for the next one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Record(Vec<u8>);
 
 impl Record {
-    pub(crate) fn new() -> Self {
-        Self(vec![0; HEAD])
-    }
-
     /// To be appended to.
     pub(crate) fn cleared(&mut self) -> &mut Vec<u8> {
-        self.0.truncate(HEAD);
+        self.0.resize(HEAD, 0);
         &mut self.0
     }
 
+    /// What was appended since it was last cleared.
     pub(crate) fn body(&self) -> &[u8] {
-        &self.0[HEAD..]
+        self.0.get(HEAD..).unwrap_or_default()
     }
 }
 
@@ -151,13 +148,11 @@ impl Reader {
         target: &mut T,
         buffer: impl Fn(&mut T) -> &mut Vec<u8>,
         mut note: impl FnMut(&mut T, Entry) -> bool,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
         let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
         let (done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
-        let mut any = false;
         if written > self.read && written <= RESULTS_LEN {
-            any = true;
             let bytes = buffer(target);
             let mut at = bytes.len();
             bytes.resize(at + written - self.read, 0);
@@ -191,11 +186,10 @@ impl Reader {
         if let Some(done) = done {
             let known = if done.start == self.done.start { self.done.end.max(done.start) } else { done.start };
             if known < done.end {
-                any = true;
                 self.done = done.clone();
                 told(target, Entry::Nothing(known..done.end))?;
             }
         }
-        Ok(any)
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 mod panics;
 mod run;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
@@ -34,7 +34,7 @@ struct Worker {
     index: usize,
     page: ControlPage,
     spin: Duration,
-    blocks: HashMap<u64, Result<Kept>>,
+    blocks: BTreeMap<u64, Result<Kept>>,
     /// How many messages were read.
     heard: u64,
     /// The last call that this worker was told of.
@@ -97,11 +97,11 @@ impl Worker {
             index,
             page,
             spin: Duration::from_nanos(spin),
-            blocks: HashMap::new(),
+            blocks: BTreeMap::new(),
             heard: 0,
             call,
             known: None,
-            record: Record::new(),
+            record: Record::default(),
         }
     }
 

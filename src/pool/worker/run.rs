@@ -23,11 +23,47 @@ use crate::sys::map::Access;
 /// The parent is rung at most so often while chunks go on: it shows progress.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// When the parent is rung next.
+struct Pace {
+    rung: Duration,
+    looked: Duration,
+    /// Chunks since the clock was looked at, and how many it takes: quick ones need no look each.
+    chunks: u32,
+    patience: u32,
+}
+
+impl Pace {
+    const QUICK: Duration = Duration::from_millis(1);
+    const MOST: u32 = 16;
+
+    fn new() -> Self {
+        let now = clock::coarse();
+        Self { rung: now, looked: now, chunks: 0, patience: 1 }
+    }
+
+    /// To be asked after each chunk.
+    fn is_due(&mut self) -> bool {
+        self.chunks += 1;
+        if self.chunks < self.patience {
+            return false;
+        }
+        let now = clock::coarse();
+        let quick = now.saturating_sub(self.looked) < Self::QUICK;
+        self.patience = if quick { (2 * self.patience).min(Self::MOST) } else { 1 };
+        (self.looked, self.chunks) = (now, 0);
+        let due = now.saturating_sub(self.rung) >= LINGER;
+        if due {
+            self.rung = now;
+        }
+        due
+    }
+}
+
 impl Worker {
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
     /// none was drawn.
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
-        let mut record = std::mem::replace(&mut self.record, Record::new());
+        let mut record = std::mem::take(&mut self.record);
         let ran = self.run_into(&mut record, call, task, message);
         self.record = record;
         ran
@@ -38,7 +74,7 @@ impl Worker {
         let lent = note_lent(self.ids_of(message));
         let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
         let mut writer = Writer::new(&self.page, self.index, call);
-        let mut since = clock::coarse();
+        let mut pace = Pace::new();
         while let Some(ticket) = self.page.draw(self.index, call, sharers) {
             let Some(chunk) = message.chunk_of(ticket) else { break };
             let ended = run_chunk(task, message, &blocks, chunk, record);
@@ -48,10 +84,8 @@ impl Worker {
             }
             let failed = ended.is_err();
             self.report(&mut writer, chunk, ended, record);
-            let now = clock::coarse();
-            if failed || now.saturating_sub(since) >= LINGER {
+            if pace.is_due() || failed {
                 self.page.note_news(self.index);
-                since = now;
             }
         }
         // The blocks are the parent's again when it knows that this worker has finished.
