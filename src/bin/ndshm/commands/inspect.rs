@@ -244,7 +244,11 @@ impl Sheet {
         let processes = Processes::look();
         let mapping = processes.mapping(info.id());
         let mapped: Vec<String> = mapping.iter().map(|p| format!("{} {}", p.name, p.pid)).collect();
-        self.line(out, "mapped by", if mapped.is_empty() { "nobody".to_owned() } else { mapped.join(", ") }.as_str())?;
+        self.line(
+            out,
+            "mapped by",
+            if mapped.is_empty() { "nobody that is seen".to_owned() } else { mapped.join(", ") }.as_str(),
+        )?;
         self.line(out, "state", &self.state(info))
     }
 
