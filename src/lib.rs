@@ -63,6 +63,8 @@
 //! [`SharedMemoryManager`] removes its names at once when the process that started it was killed. [`blocks`] tells what
 //! is there and who owns it.
 //!
+//! The memory of a dropped anonymous array is kept for the next one of its size, within limits: see [`spare`].
+//!
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
@@ -95,7 +97,7 @@ pub use manager::{
     ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
 pub use memory::{
-    HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune,
+    HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune, spare,
 };
 pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ndarray::Ix1;
-use ndshm::{ErrorKind, HugePages, Reserve, SharedArray, SharedMemory};
+use ndshm::{ErrorKind, HugePages, Reserve, SharedArray, SharedMemory, spare};
 use nix::sys::resource::{Resource, setrlimit};
 use reexec::{role, shm_names};
 
@@ -136,7 +136,7 @@ impl Group {
             let line = groups.lines().find(|line| line.contains(marker))?;
             Some(line.splitn(3, ':').nth(2)?.trim_start_matches('/').to_owned())
         };
-        let name = format!("ndshm-test-{}", std::process::id());
+        let name = format!("ndshm-test-{}-{bytes}", std::process::id());
         let version_1 =
             own(":memory:").map(|path| (Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes"));
         let version_2 = own("0::").map(|path| (Path::new("/sys/fs/cgroup").join(path), "memory.max"));
@@ -199,6 +199,38 @@ fn a_control_group_s_limit_is_an_error_and_no_kill() {
     let memory = SharedMemory::create(48 * MIB);
     fs::remove_file(&cached).unwrap();
     fill(&memory.unwrap());
+}
+
+#[test]
+fn what_is_kept_for_reuse_is_given_back_before_anything_is_refused() {
+    let name = "what_is_kept_for_reuse_is_given_back_before_anything_is_refused";
+    if role().is_none() {
+        let Some(group) = Group::limited_to(128 * MIB) else {
+            println!("skipped: no permission to make a control group that limits memory");
+            return;
+        };
+        reexec::succeeded(&reexec::after(
+            &format!("echo $$ > '{}/cgroup.procs'", group.inner.display()),
+            name,
+            "child",
+        ));
+        return;
+    }
+    drop(SharedArray::<u8, _>::zeros(8 * MIB).unwrap());
+    assert!(spare::bytes() > 8 * MIB, "{} bytes are kept", spare::bytes());
+    let mut held = Vec::new();
+    while spare::bytes() > 0 {
+        held.push(SharedMemory::create(4 * MIB).unwrap());
+        assert!(held.len() < 128 / 4, "the limit does not hold");
+    }
+    assert_eq!(SharedMemory::anonymous(64 * MIB).unwrap_err().kind(), ErrorKind::NoSpace);
+    held.iter().for_each(fill);
+
+    // Where memory is short, nothing is kept.
+    drop(SharedArray::<u8, _>::zeros(2 * MIB).unwrap());
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    drop(SharedArray::<u8, _>::zeros(2 * MIB - 4096).unwrap());
+    assert_eq!(spare::bytes(), 0);
 }
 
 #[test]

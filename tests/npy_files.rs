@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "opening files in place")]
 
 mod common;
+mod reexec;
 
 use std::fs;
 
@@ -77,4 +78,34 @@ fn saving_replaces_a_file_whole_or_not_at_all() {
     fs::create_dir(&taken).unwrap();
     assert!(SharedArray::<u8, _>::zeros(3).unwrap().save_npy(&taken).is_err());
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+}
+
+#[test]
+fn saving_takes_no_memory_for_what_was_never_touched() {
+    if reexec::role().is_none() {
+        reexec::with_own_shm("size=8m", "saving_takes_no_memory_for_what_was_never_touched", "child");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sparse.npy");
+    // Twice what there is room for.
+    let mut sparse =
+        SharedArray::<u8, _>::options().reserve(ndshm::Reserve::Lazily).name("sparse").zeros(16 << 20).unwrap();
+    sparse.write().unwrap()[12 << 20] = 7;
+    sparse.save_npy(&file).unwrap();
+    let loaded = SharedArray::<u8, Ix1>::load_npy(&file).unwrap();
+    let guard = loaded.read().unwrap();
+    assert_eq!((guard[12 << 20], guard.iter().map(|&x| u64::from(x)).sum::<u64>()), (7, 7));
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_saved_as_an_error_and_not_as_a_bus_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, copy) = (dir.path().join("cut.npy"), dir.path().join("copy.npy"));
+    SharedArray::<u8, _>::from_elem(100_000, 1).unwrap().save_npy(&file).unwrap();
+    // SAFETY: nobody else knows the file.
+    let array = unsafe { SharedArray::<u8, Ix1>::open_npy(&file) }.unwrap();
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(50_000).unwrap();
+    assert_kind(array.save_npy(&copy), ErrorKind::Layout, &["cut.npy", "cut short"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -6,7 +6,7 @@ use ndarray::Array1;
 use crate::best::{COPIES, FILLS};
 use crate::common::measure;
 use crate::plain::Anonymous;
-use crate::{Array, Block, Result, VALUE, huge_pages};
+use crate::{Array, Block, Result, VALUE, small_pages};
 
 pub(crate) fn fill(criterion: &mut Criterion, block: Block) -> Result<()> {
     let mut group = block.group(criterion, "fill again");
@@ -20,7 +20,7 @@ pub(crate) fn fill(criterion: &mut Criterion, block: Block) -> Result<()> {
             },
         )?;
     }
-    for (name, huge) in [("array", false), ("array, huge pages", true)] {
+    for (name, huge) in [("array", false), ("array, small pages", true)] {
         measure(
             &mut group,
             name,
@@ -47,7 +47,7 @@ pub(crate) fn copy(criterion: &mut Criterion, block: Block) -> Result<()> {
             },
         )?;
     }
-    for (name, huge) in [("array", false), ("array, huge pages", true)] {
+    for (name, huge) in [("array", false), ("array, small pages", true)] {
         measure(
             &mut group,
             name,
@@ -69,6 +69,6 @@ fn filled(block: Block) -> Result<Anonymous> {
 }
 
 fn array(block: Block, huge: bool) -> Result<Array> {
-    let options = if huge { huge_pages() } else { Array::options() };
+    let options = if huge { small_pages() } else { Array::options() };
     Ok(options.from_elem(block.len(), VALUE)?)
 }

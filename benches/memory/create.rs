@@ -8,7 +8,7 @@ use ndshm::Reserve;
 
 use crate::common::{measure, timed, total};
 use crate::plain::{Anonymous, Memfd, Reserved};
-use crate::{Array, Block, Group, Result, VALUE, huge_pages, unique_name};
+use crate::{Array, Block, Group, Result, VALUE, small_pages, unique_name};
 
 pub(crate) fn create(criterion: &mut Criterion, block: Block) -> Result<()> {
     let mut group = block.group(criterion, "create");
@@ -19,7 +19,7 @@ pub(crate) fn create(criterion: &mut Criterion, block: Block) -> Result<()> {
     making(&mut group, "array", || Ok(Array::zeros(block.len())?))?;
     making(&mut group, "array, named", || Ok(Array::options().name(unique_name()).zeros(block.len())?))?;
     making(&mut group, "array, reserved lazily", || Ok(lazily(block)?))?;
-    making(&mut group, "array, huge pages", || Ok(huge_pages().zeros(block.len())?))?;
+    making(&mut group, "array, small pages", || Ok(small_pages().zeros(block.len())?))?;
     group.finish();
     Ok(())
 }
@@ -53,7 +53,7 @@ pub(crate) fn create_and_fill(criterion: &mut Criterion, block: Block) -> Result
         array.write()?.fill(VALUE);
         Ok(array)
     })?;
-    making(&mut group, "array, huge pages", || Ok(huge_pages().from_elem(block.len(), VALUE)?))?;
+    making(&mut group, "array, small pages", || Ok(small_pages().from_elem(block.len(), VALUE)?))?;
     group.finish();
     Ok(())
 }
@@ -69,7 +69,7 @@ pub(crate) fn create_from(criterion: &mut Criterion, block: Block) -> Result<()>
     })?;
     making_from(&mut group, "Vec", source, |source| Ok(source.to_vec()))?;
     making_from(&mut group, "array", source, |source| Ok(Array::from_array(source)?))?;
-    making_from(&mut group, "array, huge pages", source, |source| Ok(huge_pages().from_array(source)?))?;
+    making_from(&mut group, "array, small pages", source, |source| Ok(small_pages().from_array(source)?))?;
     group.finish();
     Ok(())
 }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use ndarray::Ix1;
-use ndshm::{HugePages, SharedArray, SharedMemory};
+use ndshm::{SharedArray, SharedMemory};
 
 use crate::common::{Result, measure, timed, total};
 use crate::peer::Process;
 use crate::plain::{Memfd, Reserved};
-use crate::{Array, Block, Group, VALUE, huge_pages, unique_name};
+use crate::{Array, Block, Group, VALUE, small_pages, unique_name};
 
 const KIND: &str = "second";
 /// Where an array's data begins in its block.
@@ -37,15 +37,15 @@ struct Way {
     name: &'static str,
     /// What the second process is told.
     how: &'static str,
-    huge: bool,
+    small: bool,
 }
 
 const WAYS: [Way; 5] = [
-    Way { name: "memfd", how: "memfd", huge: false },
-    Way { name: "memfd, populated", how: "memfd-populated", huge: false },
-    Way { name: "array", how: "array", huge: false },
-    Way { name: "array, populated", how: "array-populated", huge: false },
-    Way { name: "array, huge pages", how: "array-huge", huge: true },
+    Way { name: "memfd", how: "memfd", small: true },
+    Way { name: "memfd, populated", how: "memfd-populated", small: true },
+    Way { name: "array", how: "array", small: false },
+    Way { name: "array, small pages", how: "array", small: true },
+    Way { name: "array, small pages, populated", how: "array-populated", small: true },
 ];
 
 pub(crate) fn attach(criterion: &mut Criterion, block: Block) -> Result<()> {
@@ -112,11 +112,11 @@ struct Made {
 #[expect(dead_code, reason = "kept until the second process is done")]
 enum Owner {
     Memfd(Memfd),
-    Array(Array),
+    Array(Box<Array>),
 }
 
 impl Made {
-    fn new(block: Block, Way { how, huge, .. }: Way) -> Result<Self> {
+    fn new(block: Block, Way { how, small, .. }: Way) -> Result<Self> {
         if how.starts_with("memfd") {
             let mut memory = Memfd::create(block.bytes, Reserved::Nothing)?;
             memory.elements_mut().fill(VALUE);
@@ -124,9 +124,9 @@ impl Made {
             return Ok(Self { _owner: Owner::Memfd(memory), request });
         }
         let name = unique_name();
-        let options = if huge { huge_pages() } else { Array::options() };
+        let options = if small { small_pages() } else { Array::options() };
         let array = options.name(&name).from_elem(block.len(), VALUE)?;
-        Ok(Self { _owner: Owner::Array(array), request: format!("{how} {name} {}", block.len()) })
+        Ok(Self { _owner: Owner::Array(Box::new(array)), request: format!("{how} {name} {}", block.len()) })
     }
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn answer(kind: &str, arguments: &[&str]) -> Result<()> {
 /// A block that the second process has mapped.
 enum Attached {
     Memfd(Memfd),
-    Array(Array),
+    Array(Box<Array>),
 }
 
 impl Attached {
@@ -199,18 +199,18 @@ impl Attached {
         let array = |options: ndshm::SharedMemoryOptions, name: &str, len: &str| -> Result<_> {
             let memory: SharedMemory = options.attach(name)?;
             // SAFETY: the first process does not touch the block while it waits for an answer.
-            Ok(Attached::Array(unsafe { SharedArray::<u64, Ix1>::from_memory(memory, DATA, len.parse::<usize>()?)? }))
+            let array = unsafe { SharedArray::<u64, Ix1>::from_memory(memory, DATA, len.parse::<usize>()?)? };
+            Ok(Attached::Array(Box::new(array)))
         };
         match request {
             ["memfd", path] => Ok(Attached::Memfd(Memfd::open(Path::new(path), false)?)),
             ["memfd-populated", path] => Ok(Attached::Memfd(Memfd::open(Path::new(path), true)?)),
             // SAFETY: as above.
-            ["array", name, _] => Ok(Attached::Array(unsafe { Array::attach(name)? })),
+            ["array", name, _] => Ok(Attached::Array(Box::new(unsafe { Array::attach(name)? }))),
             ["array-populated", name, len] => array(SharedMemory::options().populate(true), name, len),
             ["array-populated-read-only", name, len] => {
                 array(SharedMemory::options().read_only(true).populate(true), name, len)
             }
-            ["array-huge", name, len] => array(SharedMemory::options().huge_pages(HugePages::Try), name, len),
             _ => Err(format!("nothing is done at the request {request:?}").into()),
         }
     }

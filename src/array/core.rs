@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::control::Control;
 use super::elements::Bytes;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::spare::{self, Recipe};
 use crate::memory::{Locked, SharedMemory, Via};
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::{Mode, Wait};
@@ -13,35 +14,45 @@ use crate::sys::map::Access;
 
 /// The untyped part of a [`SharedArray`](super::SharedArray).
 pub(crate) struct Core {
-    memory: SharedMemory,
+    /// Taken out by `drop` alone.
+    memory: Option<SharedMemory>,
+    /// What the memory was made by, where it may be kept for another array.
+    recipe: Option<Recipe>,
     /// Where the control trailer lies, in a block that has one.
     trailer: Option<usize>,
 }
 
 impl Core {
     pub(crate) fn new(memory: SharedMemory, trailer: Option<usize>) -> Self {
-        Self { memory, trailer }
+        Self { memory: Some(memory), recipe: None, trailer }
+    }
+
+    /// Leaves the memory to the next array that is made by `recipe`, as it was.
+    pub(crate) fn reusable(mut self, recipe: Option<Recipe>) -> Self {
+        self.recipe = recipe;
+        self
     }
 
     fn control(&self) -> Control<'_> {
         self.trailer.map_or(Control::NONE, |offset| Control::at(self.bytes(), offset))
     }
 
+    #[inline]
     pub(crate) fn memory(&self) -> &SharedMemory {
-        &self.memory
+        self.memory.as_ref().expect("an array has memory until it is dropped")
     }
 
     pub(crate) fn memory_mut(&mut self) -> &mut SharedMemory {
-        &mut self.memory
+        self.memory.as_mut().expect("an array has memory until it is dropped")
     }
 
     /// Seals the memory, unless it is poisoned: such an array is not fit to be handed on.
     pub(crate) fn freeze(&mut self) -> Result<()> {
         self.release_leaked();
         let trailer = self.trailer;
-        let block = Arc::clone(self.memory.lock().block());
-        let name = self.memory.name().map(ToOwned::to_owned);
-        self.memory.freeze(|mapping| {
+        let block = Arc::clone(self.memory().lock().block());
+        let name = self.memory().name().map(ToOwned::to_owned);
+        self.memory_mut().freeze(|mapping| {
             let control =
                 trailer.map_or(Control::NONE, |offset| Control::at(Bytes::of(mapping, mapping.len()), offset));
             if block.mark() || control.unfinished_writer() != 0 {
@@ -51,15 +62,16 @@ impl Core {
         })?;
         // It can no longer be written, and nobody has to.
         self.trailer = None;
+        self.recipe = None;
         Ok(())
     }
 
     pub(crate) fn bytes(&self) -> Bytes<'_> {
-        Bytes::of(self.memory.mapping(), self.memory.size())
+        Bytes::of(self.memory().mapping(), self.memory().size())
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.memory.mapping().access() == Access::ReadWrite {
+        if self.memory().mapping().access() == Access::ReadWrite {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Permission, "this array was opened read-only; attach to it for writing"))
@@ -69,7 +81,7 @@ impl Core {
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
         let held = self.lock_regardless(mode, wait, via)?;
         if self.is_marked() {
-            return Err(poisoned(self.control().unfinished_writer(), self.memory.name()));
+            return Err(poisoned(self.control().unfinished_writer(), self.memory().name()));
         }
         if mode == Mode::Exclusive {
             self.begin();
@@ -83,7 +95,7 @@ impl Core {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }
-        let Some(locked) = self.memory.lock().lock(mode, wait, via)? else {
+        let Some(locked) = self.memory().lock().lock(mode, wait, via)? else {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
                 match mode {
@@ -103,17 +115,17 @@ impl Core {
 
     fn begin(&self) {
         self.control().begin();
-        self.memory.lock().block().set_mark(!self.control().exists());
+        self.memory().lock().block().set_mark(!self.control().exists());
     }
 
     fn finish(&self) {
         self.control().finish();
-        self.memory.lock().block().set_mark(false);
+        self.memory().lock().block().set_mark(false);
     }
 
     /// Under either lock: did a writer end without finishing?
     fn is_marked(&self) -> bool {
-        self.control().unfinished_writer() != 0 || self.memory.lock().block().mark()
+        self.control().unfinished_writer() != 0 || self.memory().lock().block().mark()
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
@@ -131,10 +143,10 @@ impl Core {
 
     /// Ends what guards hold that were leaked. What one of them wrote counts as finished: its owner chose to forget it.
     pub(crate) fn release_leaked(&mut self) {
-        if self.memory.lock().holds_exclusive() {
+        if self.memory().lock().holds_exclusive() {
             self.finish();
         }
-        self.memory.lock_mut().release_leaked();
+        self.memory_mut().lock_mut().release_leaked();
     }
 }
 
@@ -157,6 +169,13 @@ fn poisoned(writer: u32, name: Option<&str>) -> Error {
 impl Drop for Core {
     fn drop(&mut self) {
         self.release_leaked();
+        let Some(recipe) = self.recipe.take() else { return };
+        // A poisoned array is one of which it is not known who did what to it. The mark is in the memory, which a forked
+        // child does not have.
+        let fit = !std::thread::panicking() && self.memory().is_unshared() && !self.is_marked();
+        if let Some(memory) = self.memory.take().filter(|_| fit) {
+            spare::keep(memory, recipe);
+        }
     }
 }
 

@@ -10,10 +10,12 @@ use ndarray::{ArrayRef, ArrayView, ArrayViewMut, Dimension, ShapeBuilder};
 use super::SharedArray;
 use super::core::Core;
 use super::elements::{Bytes, Elements, check_element, write_fresh};
+use super::fill;
 use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{self, BlockLayout, DType, trailer};
-use crate::memory::{Draft, SharedMemory, Target};
+use crate::memory::{Draft, SharedMemory, Target, spare};
+use crate::sys::map::Mapping;
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// An array of zeros, anonymous. `shape` is as in [`ndarray::Array::zeros`]: `(3, 4)`, or `(3, 4).f()` for Fortran order.
@@ -56,6 +58,23 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         Self::options().from_shape_fn(shape, f)
     }
 
+    /// The same, with several threads at work where that pays; `f` may be called for any index at any time, once for each.
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// Where `f` does, with its panic.
+    pub fn par_from_shape_fn<Sh>(shape: Sh, f: impl Fn(D::Pattern) -> T + Sync) -> Result<Self>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        T: Send,
+    {
+        Self::options().par_from_shape_fn(shape, f)
+    }
+
     /// An array that `fill` has filled in; it begins as zeros. Nothing is left where `fill` fails or panics.
     ///
     /// # Errors
@@ -94,7 +113,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     ///
     /// As there, and [`AlreadyExists`](ErrorKind::AlreadyExists) or [`InvalidName`](ErrorKind::InvalidName) because of the name.
     pub fn zeros<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |_| ())
+        self.make(self.target(), shape, Before::Zeros, |_| ())
     }
 
     /// See [`SharedArray::from_elem`].
@@ -103,7 +122,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     ///
     /// As for [`zeros`](Self::zeros).
     pub fn from_elem<Sh: ShapeBuilder<Dim = D>>(self, shape: Sh, value: T) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |mut view| view.fill(value))
+        self.make(self.target(), shape, Before::Anything, |mut view| fill::with_value(&mut view, value))
     }
 
     /// See [`SharedArray::from_array`].
@@ -113,7 +132,9 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     /// As for [`zeros`](Self::zeros).
     pub fn from_array(self, array: &ArrayRef<T, D>) -> Result<SharedArray<T, D>> {
         let fortran = !array.is_standard_layout() && array.t().is_standard_layout();
-        self.make(self.target(), array.raw_dim().set_f(fortran), |mut view| view.assign(array))
+        self.make(self.target(), array.raw_dim().set_f(fortran), Before::Anything, |mut view| {
+            fill::with_array(&mut view, array);
+        })
     }
 
     /// See [`SharedArray::from_shape_fn`].
@@ -126,7 +147,39 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         shape: Sh,
         mut f: impl FnMut(D::Pattern) -> T,
     ) -> Result<SharedArray<T, D>> {
-        self.make(self.target(), shape, |mut view| view.indexed_iter_mut().for_each(|(index, x)| *x = f(index)))
+        self.make(self.target(), shape, Before::Anything, |mut view| {
+            view.indexed_iter_mut().for_each(|(index, x)| *x = f(index));
+        })
+    }
+
+    /// See [`SharedArray::par_from_shape_fn`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`zeros`](Self::zeros).
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::SharedArray;
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// # let name = format!("waves_{}", std::process::id());
+    /// let step = 0.01;
+    /// let waves = SharedArray::options().name(name).par_from_shape_fn((300, 200), |(i, j)| (step * (i * j) as f64).sin())?;
+    /// assert_eq!(waves.read()?[[100, 30]], 30_f64.sin());
+    /// # Ok(()) }
+    /// ```
+    pub fn par_from_shape_fn<Sh>(self, shape: Sh, f: impl Fn(D::Pattern) -> T + Sync) -> Result<SharedArray<T, D>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+        T: Send,
+    {
+        self.make(self.target(), shape, Before::Anything, |view| fill::with_function(view, f))
     }
 
     /// See [`SharedArray::fill_with`]. The array gets its name only when `fill` has succeeded, so nobody ever attaches to
@@ -160,7 +213,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         Sh: ShapeBuilder<Dim = D>,
         E: From<Error>,
     {
-        match self.build(self.target(), shape, fill) {
+        match self.build(self.target(), shape, Before::Zeros, fill) {
             Ok(array) => Ok(array),
             Err(Failed::Ours(error)) => Err(error.into()),
             Err(Failed::Theirs(error)) => Err(error),
@@ -179,7 +232,7 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
                 format!("a file has a path, not the name {name:?} in /dev/shm as well"),
             ));
         }
-        self.make(Target::Path(path.as_ref().to_owned()), shape, |_| ())
+        self.make(Target::Path(path.as_ref().to_owned()), shape, Before::Zeros, |_| ())
     }
 
     /// Builds with a `fill` that cannot fail.
@@ -187,12 +240,13 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         &self,
         target: Target,
         shape: Sh,
+        before: Before,
         fill: impl FnOnce(ArrayViewMut<'_, T, D>),
     ) -> Result<SharedArray<T, D>>
     where
         Sh: ShapeBuilder<Dim = D>,
     {
-        let built = self.build(target, shape, |view| {
+        let built = self.build(target, shape, before, |view| {
             fill(view);
             Ok::<(), Infallible>(())
         });
@@ -207,15 +261,16 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         &self,
         target: Target,
         shape: Sh,
+        before: Before,
         fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
     ) -> Result<SharedArray<T, D>, Failed<E>>
     where
         Sh: ShapeBuilder<Dim = D>,
     {
-        self.build_and(Draft::publish, target, shape, fill)
+        self.construct(Draft::publish, target, shape, before, fill)
     }
 
-    /// The same, published by `publish`.
+    /// The same of an array that begins as zeros, published by `publish`.
     pub(crate) fn build_and<Sh, E>(
         &self,
         publish: impl FnOnce(Draft) -> Result<SharedMemory>,
@@ -226,22 +281,77 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
     where
         Sh: ShapeBuilder<Dim = D>,
     {
+        self.construct(publish, target, shape, Before::Zeros, fill)
+    }
+
+    /// An anonymous array may get the memory of one that was dropped, which needs no publishing.
+    fn construct<Sh, E>(
+        &self,
+        publish: impl FnOnce(Draft) -> Result<SharedMemory>,
+        target: Target,
+        shape: Sh,
+        before: Before,
+        fill: impl FnOnce(ArrayViewMut<'_, T, D>) -> Result<(), E>,
+    ) -> Result<SharedArray<T, D>, Failed<E>>
+    where
+        Sh: ShapeBuilder<Dim = D>,
+    {
         check_element::<T>()?;
         let (dim, fortran) = dim_and_order(shape)?;
         let block = BlockLayout::new(size_of::<T>(), dim.slice())?;
         let header = layout::encode_header(&DType::of::<T>(), fortran, dim.slice())?;
-        let draft = self.memory.draft(target, block.total_len)?;
-        let bytes = Bytes::of(draft.mapping(), block.total_len);
-        // SAFETY: the draft is mapped for writing and has no name yet, so this is the only process that can reach it.
+        let recipe = self.memory.recipe(block.total_len).filter(|_| target == Target::Anonymous);
+        let fresh = match recipe.and_then(spare::take) {
+            Some(memory) => Fresh::Spare(memory),
+            None => Fresh::Draft(self.memory.draft(target, block.total_len)?),
+        };
+        let bytes = Bytes::of(fresh.mapping(), block.total_len);
+        // SAFETY: a draft is mapped for writing and has no name yet, a spare block is mapped for writing and no task runs
+        // that was given it, so this is the only process that can reach it, through this value alone.
         unsafe { write_fresh(bytes, 0, &header) };
+        let data_end = block.data_offset + block.data_len;
+        let gap = vec![0; block.trailer_offset - data_end];
+        // SAFETY: as above.
+        unsafe { write_fresh(bytes, data_end, &gap) };
         // SAFETY: as above.
         unsafe { write_fresh(bytes, block.trailer_offset, &trailer::encode_trailer()) };
         let elements = Elements::new(bytes, block.data_offset, dim, fortran)?;
-        // SAFETY: mapped for writing for as long as the draft lives, which outlives the view; nobody else can reach it.
-        fill(unsafe { elements.view_mut() }).map_err(Failed::Theirs)?;
+        // SAFETY: mapped for writing for as long as `fresh` lives, which outlives the view; nobody else can reach it.
+        let mut view = unsafe { elements.view_mut() };
+        if before == Before::Zeros && matches!(fresh, Fresh::Spare(_)) {
+            fill::with_zeros(&mut view);
+        }
+        fill(view).map_err(Failed::Theirs)?;
         // Publishing moves the mapping's owner, not the mapping.
-        let memory = publish(draft)?;
-        Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)) })
+        let memory = match fresh {
+            Fresh::Draft(draft) => publish(draft)?,
+            Fresh::Spare(memory) => memory,
+        };
+        Ok(SharedArray { elements, core: Core::new(memory, Some(block.trailer_offset)).reusable(recipe) })
+    }
+}
+
+/// What the elements are before they are filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Zeros,
+    /// All of them are going to be written, and nobody looks before that.
+    Anything,
+}
+
+/// Memory that nobody else can reach.
+enum Fresh {
+    Draft(Draft),
+    /// It holds what its last array did.
+    Spare(SharedMemory),
+}
+
+impl Fresh {
+    fn mapping(&self) -> &Mapping {
+        match self {
+            Self::Draft(draft) => draft.mapping(),
+            Self::Spare(memory) => memory.mapping(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `core` | memory, lock and write mark, whatever the elements are |
 //! | `control` | the words of the trailer that carry the mark |
 //! | `elements` | mapped bytes become ndarray views, here and nowhere else |
-//! | `options`, `create` | making arrays |
+//! | `options`, `create`, `fill` | making arrays |
 //! | `attach`, `npy` | opening blocks and files that exist |
 //! | `guard` | a locked array, as ndarray sees it |
 //! | `frozen` | arrays that nobody can write any more |
@@ -17,6 +17,7 @@ mod control;
 mod core;
 mod create;
 mod elements;
+mod fill;
 mod frozen;
 mod guard;
 mod npy;

@@ -1,22 +1,26 @@
 //! `.npy` files, read into memory and written from it.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 use ndarray::Dimension;
 
 use super::SharedArray;
 use super::attach::{checked_dim, read_header};
+use super::create::{Before, Failed};
 use super::elements::check_element;
 use super::options::ArrayOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout;
 use crate::memory::AtomicFile;
 use crate::sys::file::{self, Links};
 use crate::sys::map::Access;
+use crate::sys::threads::share_out;
 use ndarray::{ArrayViewMut, ShapeBuilder};
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
@@ -45,18 +49,17 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         let failed = |error: std::io::Error| Error::from_os(error, format!("cannot write {}", path.display()));
         let header = layout::encode_header(&self.dtype(), self.is_fortran(), self.shape())?;
         let file = AtomicFile::create(path)?;
+        let mut out = file.as_file();
+        out.write_all(&header).map_err(failed)?;
         {
-            let guard = self.read()?;
-            let mut out = BufWriter::new(file.as_file());
-            out.write_all(&header).map_err(failed)?;
-            match guard.as_slice_memory_order() {
-                Some(elements) => out.write_all(bytemuck::cast_slice(elements)).map_err(failed)?,
-                // Not reached by arrays of this crate, which are contiguous; right for any.
-                None => {
-                    guard.iter().try_for_each(|element| out.write_all(bytemuck::bytes_of(element))).map_err(failed)?;
-                }
-            }
-            out.flush().map_err(failed)?;
+            let _guard = self.read()?;
+            let memory = self.core().memory();
+            // Not from the mapping: pages that nobody has touched yet would be made, and fail where there is no room.
+            let from = self.elements().offset_in(self.core().bytes());
+            file::append(out.as_fd(), memory.fd(), from, self.nbytes()).map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => memory.blame(cut_short(error)),
+                _ => failed(error),
+            })?;
         }
         file.publish()
     }
@@ -82,14 +85,30 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
         layout::check_dtype::<T>(&header.dtype).map_err(wrong)?;
         let dim: D = checked_dim(&header.shape).map_err(wrong)?;
         let read_data = |mut view: ArrayViewMut<'_, T, D>| -> Result<()> {
-            let data = view.as_slice_memory_order_mut().unwrap_or_default();
-            file.read_exact_at(bytemuck::cast_slice_mut(data), header.data_offset as u64).map_err(failed)
+            let data: &mut [u8] = bytemuck::cast_slice_mut(view.as_slice_memory_order_mut().unwrap_or_default());
+            let len = data.len();
+            let first_error = Mutex::new(None);
+            share_out(data.chunks_mut(PIECE).enumerate(), len, |(piece, part)| {
+                let at = header.data_offset as u64 + (piece * PIECE) as u64;
+                if let Err(error) = file.read_exact_at(part, at) {
+                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            });
+            first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |error| Err(failed(error)))
         };
-        match self.build(self.target(), dim.set_f(header.fortran_order), read_data) {
+        match self.build(self.target(), dim.set_f(header.fortran_order), Before::Anything, read_data) {
             Ok(array) => Ok(array),
-            Err(super::create::Failed::Ours(error) | super::create::Failed::Theirs(error)) => Err(error),
+            Err(Failed::Ours(error) | Failed::Theirs(error)) => Err(error),
         }
     }
+}
+
+/// What a thread reads at a time.
+const PIECE: usize = 4 << 20;
+
+#[cold]
+fn cut_short(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Layout, "the block was cut short: it has fewer bytes than its array").with_source(error)
 }
 
 fn read_up_to(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<usize> {

@@ -53,7 +53,8 @@ impl<T, D> ArrayOptions<T, D> {
         self
     }
 
-    /// Whether to ask for huge pages.
+    /// Whether to ask for huge pages; by default where they pay, see
+    /// [`SharedMemoryOptions::huge_pages`](crate::SharedMemoryOptions::huge_pages).
     pub fn huge_pages(mut self, huge_pages: HugePages) -> Self {
         self.memory = self.memory.huge_pages(huge_pages);
         self

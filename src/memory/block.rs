@@ -523,6 +523,15 @@ impl LockHandle {
         self.block.end_privacy()
     }
 
+    /// Is this the only handle on the block, which nobody locks, and was its descriptor never let out?
+    pub(crate) fn is_sole_and_private(&self) -> bool {
+        // Nobody can make another handle meanwhile: that takes the descriptor.
+        self.block.is_of_this_process() && Arc::strong_count(&self.block) == 1 && {
+            let local = locked(&self.block.local);
+            local.private && local.holders.is_empty()
+        }
+    }
+
     /// Is an exclusive lock noted under this handle's number? With `&mut self` at hand that is a leaked one.
     pub(crate) fn holds_exclusive(&self) -> bool {
         self.block.is_of_this_process()

@@ -18,9 +18,10 @@ use nix::fcntl::SealFlag;
 use crate::memory::ledger::{self, Noted, step};
 use crate::memory::name::{self, OwnedName};
 use crate::memory::shared_memory::Whereabouts;
-use crate::memory::{Block, HugePages, LockHandle, Reserve, SharedMemory, SharedMemoryOptions};
+use crate::memory::spare;
+use crate::memory::{Block, HugePages, LockHandle, SharedMemory, SharedMemoryOptions};
 use crate::sys::file::{self, SHM_DIR, Unlinked};
-use crate::sys::map::{Access, HUGE_PAGE, Mapping};
+use crate::sys::map::{Access, HUGE_PAGE, Mapping, Patience};
 use crate::sys::memfd;
 use crate::sys::space::{self, Place};
 use crate::{Error, ErrorKind, Result};
@@ -72,12 +73,22 @@ fn create_file(target: &Target) -> Result<Unlinked> {
 
 impl Draft {
     pub(super) fn new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
+        match Self::try_new(options, target.clone(), size) {
+            // What is kept for reuse is room too.
+            Err(error) if error.kind() == ErrorKind::NoSpace && spare::release() > 0 => {
+                Self::try_new(options, target, size)
+            }
+            made => made,
+        }
+    }
+
+    fn try_new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
         if matches!(target, Target::Generated | Target::Named(_)) {
             // What dead processes have left may have the name or the room that this one wants.
             ledger::sweep_once();
         }
         let place = target.place();
-        let eager = options.reserve == Reserve::Now || options.populate || options.huge_pages != HugePages::Never;
+        let eager = options.is_eager();
         // Past this limit comes a signal that kills, for a file without contents too.
         space::check_file_size(size)?;
         if eager {
@@ -98,16 +109,18 @@ impl Draft {
             memfd::add_seals(fd, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
         }
 
-        let huge = options.huge_pages != HugePages::Never;
-        let mapping = Mapping::new(fd, size, Access::ReadWrite, huge, options.core_dump)?;
-        if huge {
-            collapse(&mapping, options.huge_pages)?;
+        let mapping = Mapping::new(fd, size, Access::ReadWrite, options.aligns(size), options.core_dump)?;
+        // A disk's file system has none, and says so only after a page of each was written.
+        let asked = options.huge_pages.is_some();
+        if asked || place.is_memory() {
+            // Before the rest is reserved: on pages that are there already it takes ten times as long.
+            collapse(&mapping, options.huge_pages_of(size))?;
         }
         if eager {
             file::reserve(fd, size).map_err(|errno| space::refused(place, size, errno))?;
         }
         if options.populate {
-            mapping.populate(0..size, true)?;
+            mapping.populate(0..size, !place.is_memory())?;
         }
         Ok(Self { file, lock, mapping, target })
     }
@@ -166,6 +179,9 @@ impl Draft {
 
 fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
     let required = wanted == HugePages::Require;
+    if wanted == HugePages::Never {
+        return Ok(());
+    }
     if mapping.len() < HUGE_PAGE {
         if required {
             let message =
@@ -174,7 +190,8 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
         }
         return Ok(());
     }
-    match mapping.collapse() {
+    let patience = if required { Patience::Endless } else { Patience::Short };
+    match mapping.collapse(patience) {
         Err(errno) if required => {
             let message = format!("huge pages are required, but there are none for a block of {} bytes", mapping.len());
             Err(Error::from_os(errno, message).with_kind(ErrorKind::Unsupported))

@@ -11,6 +11,7 @@ mod limits;
 pub(crate) mod name;
 mod options;
 mod shared_memory;
+pub mod spare;
 
 pub(crate) use atomic_file::AtomicFile;
 pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};

@@ -1,8 +1,9 @@
 //! How a block is made or attached.
 
 use crate::memory::draft::Target;
+use crate::memory::spare::Recipe;
 use crate::memory::{Draft, SharedMemory, name};
-use crate::sys::map::Access;
+use crate::sys::map::{Access, HUGE_PAGE};
 use crate::{Error, ErrorKind, Result};
 
 /// When a block's memory is set aside.
@@ -13,19 +14,27 @@ pub enum Reserve {
     Now,
     /// When a page is first touched. Making a block costs nothing then, but where memory has run out by the time of the
     /// first touch the kernel ends the process, with a bus error or an out-of-memory kill.
+    ///
+    /// On a machine with several NUMA nodes a page comes from the node of the processor that touches it first. So an array
+    /// that workers are going to write by [`chunks_mut`](crate::SharedArray::chunks_mut) lies near them where it is
+    /// reserved lazily and the first call fills it in with the same chunks; one that is reserved at once lies on the node
+    /// of the process that made it, as far as that has room.
     Lazily,
 }
 
-/// Whether a block is made of pages of 2 MiB, which are faster to fill and to walk over, in place of 4 KiB.
+/// Whether a block is made of pages of 2 MiB, which are faster to make, to fill and to walk over, in place of 4 KiB.
 ///
-/// What is left over at the end of a block after the last whole 2 MiB is always made of small pages. Huge pages are there
-/// from the start, whatever [`Reserve`] says.
+/// What is left over at the end of a block after the last whole 2 MiB is always made of small pages, so that no memory is
+/// wasted. Huge pages are there from the start, whatever [`Reserve`] says.
+///
+/// They need no administrator: the kernel is asked for each of them (`MADV_COLLAPSE`, Linux 6.1), whatever is set under
+/// `/sys/kernel/mm/transparent_hugepage`. A process that was started with `PR_SET_THP_DISABLE` gets none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HugePages {
     /// Small pages, unless the administrator has it otherwise.
-    #[default]
     Never,
-    /// Huge pages where the machine has them, else small ones.
+    /// Huge pages where the machine has them and can find them quickly, else small ones.
+    #[default]
     Try,
     /// Huge pages, or an [`ErrorKind::Unsupported`] error.
     Require,
@@ -49,7 +58,8 @@ pub enum HugePages {
 pub struct SharedMemoryOptions {
     pub(crate) mode: Option<u32>,
     pub(crate) reserve: Reserve,
-    pub(crate) huge_pages: HugePages,
+    /// As set; what holds where nothing is, [`SharedMemoryOptions::huge_pages_of`] says.
+    pub(crate) huge_pages: Option<HugePages>,
     pub(crate) populate: bool,
     pub(crate) read_only: bool,
     pub(crate) core_dump: bool,
@@ -69,10 +79,13 @@ impl SharedMemoryOptions {
         self
     }
 
-    /// Sets whether the block is made of huge pages: [`HugePages::Never`] by default. When attaching, anything else aligns
-    /// the mapping so that huge pages which are there can be used.
+    /// Sets whether the block is made of huge pages. By default they are [tried](HugePages::Try) for memory that is reserved
+    /// when it is made, from 2 MiB on, and not asked for where it is [reserved lazily](Reserve::Lazily) or lies in a file
+    /// on disk. When attaching, [`HugePages::Never`] alone makes a difference: the mapping is then not aligned to them.
+    #[doc(alias = "MADV_COLLAPSE")]
+    #[doc(alias = "MADV_HUGEPAGE")]
     pub fn huge_pages(mut self, huge_pages: HugePages) -> Self {
-        self.huge_pages = huge_pages;
+        self.huge_pages = Some(huge_pages);
         self
     }
 
@@ -139,6 +152,29 @@ impl SharedMemoryOptions {
     pub fn attach(&self, name: &str) -> Result<SharedMemory> {
         let access = if self.read_only { Access::ReadOnly } else { Access::ReadWrite };
         SharedMemory::attach_with(self, name, access)
+    }
+
+    /// Is memory set aside when a block is made?
+    pub(crate) fn is_eager(&self) -> bool {
+        self.reserve == Reserve::Now || self.populate || self.huge_pages.unwrap_or(HugePages::Never) != HugePages::Never
+    }
+
+    /// The huge pages of a new block of `size` bytes that is made of memory.
+    pub(crate) fn huge_pages_of(&self, size: usize) -> HugePages {
+        let worthwhile = self.is_eager() && size >= HUGE_PAGE;
+        self.huge_pages.unwrap_or(if worthwhile { HugePages::Try } else { HugePages::Never })
+    }
+
+    /// What an anonymous block of `size` bytes has to be like to stand in for one that these options make; `None` where none
+    /// can.
+    pub(crate) fn recipe(&self, size: usize) -> Option<Recipe> {
+        let plain = self.mode.is_none() && self.reserve == Reserve::Now && !self.core_dump;
+        plain.then(|| Recipe { size, huge_pages: self.huge_pages_of(size) })
+    }
+
+    /// Whether a mapping of `size` bytes is aligned so that huge pages that are there, or come, can be used.
+    pub(crate) fn aligns(&self, size: usize) -> bool {
+        size >= HUGE_PAGE && self.huge_pages != Some(HugePages::Never)
     }
 
     /// Makes a block that nobody can find until it is published.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::layout;
 use crate::memory::name::{self, OwnedName};
-use crate::memory::{Block, HugePages, LockHandle, SharedMemoryOptions, copy};
+use crate::memory::{Block, LockHandle, SharedMemoryOptions, copy};
 use crate::sys::file::{self, Links};
 use crate::sys::map::{Access, Mapping, round_to_pages};
 use crate::{Error, ErrorKind, Result};
@@ -200,10 +200,9 @@ impl SharedMemory {
             Error::new(ErrorKind::InvalidSize, format!("{whereabouts} has {size} bytes, more than can be mapped"))
         })?;
         let lock = file::reopen(file.as_fd(), access)?;
-        let align_huge = options.huge_pages != HugePages::Never;
-        let mapping = Mapping::new(file.as_fd(), len, access, align_huge, options.core_dump)?;
+        let mapping = Mapping::new(file.as_fd(), len, access, options.aligns(len), options.core_dump)?;
         if options.populate {
-            mapping.populate(0..len, access == Access::ReadWrite)?;
+            mapping.populate(0..len, false)?;
         }
         let lock = LockHandle::new(Block::open(lock, access, false)?);
         Ok(Self::assemble(file, lock, mapping, whereabouts, None))
@@ -452,6 +451,18 @@ impl SharedMemory {
         self.lock.end_privacy()?;
         let fd: &OwnedFd = self.shared.insert(fd);
         Ok(fd.as_fd())
+    }
+
+    /// Is this the only handle on memory that nobody but this process and workers of its pools ever could reach, and is it
+    /// mapped for writing?
+    pub(crate) fn is_unshared(&self) -> bool {
+        let mapping = &self.mapping;
+        self.whereabouts == Whereabouts::Anonymous
+            && self.shared.is_none()
+            && mapping.is_here()
+            && mapping.is_mapped()
+            && mapping.access() == Access::ReadWrite
+            && self.lock.is_sole_and_private()
     }
 
     /// Another open file description of the block. Whoever lets it out of this process ends the block's privacy first.

@@ -1,10 +1,12 @@
 //! Files that blocks live in: opened with suspicion, sized, reserved, given a name.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, open, renameat2};
+use nix::sys::sendfile::sendfile64;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
 use nix::unistd::{ftruncate, geteuid, linkat, unlink};
 
@@ -21,6 +23,9 @@ pub(crate) const HIDDEN_PREFIX: &str = ".ndshm-";
 
 /// Reserving more than this in one call could, on older kernels, start again at every signal and never end.
 const RESERVE_STEP: usize = 32 << 20;
+
+/// What one call copies at most.
+const APPEND_STEP: usize = 64 << 20;
 
 /// Which file a descriptor stands for, whatever it is called.
 ///
@@ -295,6 +300,44 @@ pub(crate) fn write_at(fd: BorrowedFd<'_>, offset: usize, bytes: &[u8]) -> Resul
     Ok(())
 }
 
+/// Writes the `len` bytes of `from` that begin at byte `at` to where `to` stands. Its holes are zeros, and are not filled for that.
+///
+/// Fewer bytes than that are an `UnexpectedEof`. Look at `RLIMIT_FSIZE` first: going past it is a signal that kills.
+pub(crate) fn append(to: BorrowedFd<'_>, from: BorrowedFd<'_>, at: usize, len: usize) -> io::Result<()> {
+    let too_large = |_| io::Error::from(Errno::EFBIG);
+    let mut at = to_off_t(at).map_err(too_large)?;
+    let end = at.checked_add(to_off_t(len).map_err(too_large)?).ok_or(io::Error::from(Errno::EFBIG))?;
+    while at < end {
+        // What one call takes at most, so that it comes back for signals.
+        let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(APPEND_STEP);
+        match retry(|| sendfile64(to, from, Some(&mut at), count)) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            // Some files cannot be read or written that way.
+            Err(Errno::EINVAL | Errno::ENOSYS) => return copy_rest(to, from, at, end),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_rest(to: BorrowedFd<'_>, from: BorrowedFd<'_>, mut at: i64, end: i64) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    while at < end {
+        let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = retry(|| nix::sys::uio::pread(from, &mut buffer[..count], at))?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            rest = &rest[retry(|| nix::unistd::write(to, rest))?..];
+        }
+        at += i64::try_from(read).map_err(|_| io::Error::from(Errno::EFBIG))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     fchmod(fd, Mode::from_bits_truncate(mode))
         .map_err(|errno| Error::from_os(errno, format!("cannot set the permission bits {mode:04o}")))
@@ -326,6 +369,12 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Gives back the memory of the first `size` bytes, which are zeros from then on, whoever has them mapped.
+pub(crate) fn punch(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
+    let len = to_off_t(size).map_err(|_| Errno::EFBIG)?;
+    retry(|| fallocate(fd, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len))
 }
 
 fn write_zeros(fd: BorrowedFd<'_>, from: usize, size: usize) -> Result<(), Errno> {

@@ -7,12 +7,14 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::threads;
 use crate::{Error, ErrorKind, Result};
 
 /// What a huge page holds on every machine that this crate knows.
@@ -20,6 +22,21 @@ pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// One call over more than this would keep other threads from mapping anything for too long.
 const STEP: usize = 32 << 20;
+
+/// What a thread populates at a time.
+const POPULATE_STEP: usize = 4 << 20;
+
+/// Huge pages for so much memory take 2 ms where there are any at hand, and 70 ms in a virtual machine whose host has taken
+/// the memory back, as small pages do there. What takes longer is the kernel making room for them.
+const SLOW_STEP: Duration = Duration::from_millis(150);
+
+/// Whether to go on asking for huge pages where the kernel has to move other memory about to find them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    /// Not much longer than small pages could take.
+    Short,
+    Endless,
+}
 
 /// Whether memory can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,28 +194,41 @@ impl Mapping {
         Ok(())
     }
 
-    /// Maps every page of the byte range `range` now, `write` with the right to write, so that no access faults later.
+    /// Maps every page of the byte range `range` now, so that no access faults later.
+    ///
+    /// Of memory, shared and mapped for writing, this gives the right to write as well: the kernel has no need to hear of the
+    /// first write to a page, and maps many at a time. A file system on disk has; `write` is for that, page by page.
     pub(crate) fn populate(&self, range: Range<usize>, write: bool) -> Result<()> {
         let range = self.pages(range);
         let advice = if write { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
-        for at in range.clone().step_by(STEP) {
-            match self.advise(at..range.end.min(at + STEP), advice) {
-                Ok(()) => {}
-                // Before 5.14, and in some sandboxes. Touching each page instead would race with who holds the block's lock.
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => return Ok(()),
-                Err(errno) => return Err(populate_error(errno, at)),
+        let failed = Mutex::new(None);
+        threads::share_out(range.clone().step_by(POPULATE_STEP), range.len(), |at| {
+            match self.advise(at..range.end.min(at + POPULATE_STEP), advice) {
+                // Before 5.14, and in some sandboxes, there is no such advice. Touching each page instead would race with
+                // who holds the block's lock.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {}
+                Err(errno) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((errno, at)),
             }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((errno, at)) => Err(populate_error(errno, at)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes every whole 2 MiB of the mapping one huge page. The mapping must be aligned to 2 MiB, the file be fresh:
     /// on pages that are there already it is slow.
-    pub(crate) fn collapse(&self) -> nix::Result<()> {
+    pub(crate) fn collapse(&self, patience: Patience) -> nix::Result<()> {
         let end = self.len - self.len % HUGE_PAGE;
         // Where the administrator allows it the first fault brings a huge page at once, which is faster.
         let _ = self.advise(0..self.capacity(), libc::MADV_HUGEPAGE);
+        let begun = Instant::now();
+        let mut allowed = SLOW_STEP;
         for at in (0..end).step_by(STEP) {
+            if patience == Patience::Short && begun.elapsed() > allowed {
+                return Err(Errno::EAGAIN);
+            }
+            allowed += SLOW_STEP;
             let step = at..end.min(at + STEP);
             // Collapsing a hole is EINVAL: each huge page needs a page to begin with. No touch: that could be a SIGBUS.
             for huge in step.clone().step_by(HUGE_PAGE) {

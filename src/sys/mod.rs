@@ -18,3 +18,4 @@ pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod space;
 pub(crate) mod stamp;
+pub(crate) mod threads;

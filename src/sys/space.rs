@@ -26,7 +26,7 @@ pub(crate) enum Place<'a> {
 }
 
 impl Place<'_> {
-    fn is_memory(self) -> bool {
+    pub(crate) fn is_memory(self) -> bool {
         match self {
             Self::Anonymous => true,
             Self::Directory(dir) => statfs(dir).is_ok_and(|stat| {
@@ -92,6 +92,11 @@ fn no_room(size: usize, room: &Room) -> Error {
     let (asked, free) = (Bytes(size as u64), Bytes(room.free));
     let Room { what, advice, .. } = room;
     Error::new(ErrorKind::NoSpace, format!("no room for {asked}: {free} free in {what}; {advice}, or ask for less"))
+}
+
+/// How many bytes the machine and this process's control groups have free; `None` where nobody says.
+pub(crate) fn free_memory() -> Option<u64> {
+    machine().into_iter().chain(control_groups()).map(|room| room.free).min()
 }
 
 /// All that limits how large a block in `place` can be.
