@@ -68,6 +68,7 @@
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
+//! - `progress`: a ready-made progress bar for calls, `Call::progress_bar`.
 //! - `complex`, `half`: complex and half precision elements under NumPy's own types.
 //! - `cli`: the command line tool `ndshm`, with `cargo install --features cli`; nothing in the library.
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
@@ -101,6 +102,7 @@ pub use memory::{
 };
 pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
+pub use start::output::WorkerOutput;
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]
