@@ -27,7 +27,7 @@ pub struct BlockInfo {
 }
 
 /// What is in a block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BlockKind {
     /// A typed array: a `.npy` header and the elements.
@@ -169,7 +169,7 @@ impl BlockInfo {
 }
 
 impl ArrayInfo {
-    pub(super) fn new(header: NpyHeader) -> Self {
+    pub(crate) fn new(header: NpyHeader) -> Self {
         Self { header }
     }
 
