@@ -60,7 +60,7 @@ pub struct ArrayInfo {
 pub enum BlockOwner {
     /// A process of this crate made it. Where that is dead, [`prune`](crate::prune) removes the name.
     Process {
-        /// Its id, where that is known.
+        /// Its id, where that is known and the process is not another container's.
         pid: Option<u32>,
         /// Whether the process, or a child that it forked, is there.
         alive: bool,
