@@ -456,6 +456,11 @@ impl<'c> Running<'c> {
             None if ended == Ended::Exited(NO_ROOM) => {
                 (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
             }
+            // Not where it was this process that killed it.
+            None if self.stopping == Stopping::No => match self.crew.cause_of(ended) {
+                Some(cause) => (ErrorKind::WorkerDied, format!("{ended} ({cause})")),
+                None => (ErrorKind::WorkerDied, ended.to_string()),
+            },
             None => (ErrorKind::WorkerDied, ended.to_string()),
         };
         let death = format!("worker {index} (process {pid}) {how}");
@@ -542,6 +547,7 @@ impl Drop for Running<'_> {
 mod tests {
     use super::*;
     use crate::pool::args::{Args, Each};
+    use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
     use crate::pool::task::{Plain, TaskRef};
 
@@ -560,7 +566,7 @@ mod tests {
 
     #[test]
     fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
-        let mut crew = Crew::start(2, Vec::new(), Duration::ZERO).unwrap();
+        let mut crew = Crew::start(CrewOptions { workers: 2, ..CrewOptions::default() }).unwrap();
         let page = Arc::clone(crew.page());
         let stopped = [0, 1].map(|index| {
             let pidfd = &crew.member(index).unwrap().process().pidfd;
