@@ -95,7 +95,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
 pub use manager::{
-    ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
+    ManagedBlock, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
 pub use memory::{
     HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune, spare,

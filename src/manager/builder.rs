@@ -45,7 +45,7 @@ impl ManagerBuilder {
     }
 
     /// Starts a server process that stays when this one ends, and connects to it. Its address has to be known to whoever is to
-    /// connect later: give it a [`name`](Self::name).
+    /// connect later: give it a [`name`](Self::name). For as long as this process lives, the server is its child.
     ///
     /// # Errors
     ///

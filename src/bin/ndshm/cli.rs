@@ -86,7 +86,7 @@ pub(crate) struct Inspect {
     /// A name in /dev/shm, or a path (with a '/' in it): a .npy file, or /proc/PID/fd/N
     #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
     pub(crate) block: OsString,
-    /// Draw an array of two axes to this file, instead of statistics; at most 1024 pixels a side
+    /// Also draw an array of two axes to this file, with at most 1024 pixels a side
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) png: Option<PathBuf>,
     /// For scripts: a JSON object
