@@ -6,10 +6,8 @@
 
 use std::ops::Range;
 
-use super::ControlPage;
+use super::{ControlPage, Mapped, Memory};
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{copy_in, copy_out};
-use crate::pool::control::RESULTS_LEN;
 use crate::pool::protocol::TaskFailure;
 
 const HEAD: usize = size_of::<u64>();
@@ -49,16 +47,16 @@ impl Record {
 }
 
 /// A worker's side of one call's outcomes.
-pub(crate) struct Writer<'p> {
-    page: &'p ControlPage,
+pub(crate) struct Writer<'p, M = Mapped> {
+    page: &'p ControlPage<M>,
     worker: usize,
     call: u64,
     written: usize,
     done: Range<usize>,
 }
 
-impl<'p> Writer<'p> {
-    pub(crate) fn new(page: &'p ControlPage, worker: usize, call: u64) -> Self {
+impl<'p, M: Memory> Writer<'p, M> {
+    pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
         Self { page, worker, call, written: 0, done: 0..0 }
     }
 
@@ -102,10 +100,10 @@ impl<'p> Writer<'p> {
 
     /// Whole words.
     fn append(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > RESULTS_LEN - self.written {
+        if bytes.len() > M::RESULTS_LEN - self.written {
             return false;
         }
-        copy_in(self.page.mapping(), self.page.results_offset(self.worker) + self.written, bytes);
+        self.page.memory().copy_in(self.page.results_offset(self.worker) + self.written, bytes);
         self.written += bytes.len();
         self.page.note_written(self.worker, self.call, self.written);
         true
@@ -141,9 +139,9 @@ impl Reader {
     ///
     /// # Errors
     /// `Layout` where there is something that no worker writes, or that `note` refuses by `false`.
-    pub(crate) fn read<T>(
+    pub(crate) fn read<T, M: Memory>(
         &mut self,
-        page: &ControlPage,
+        page: &ControlPage<M>,
         (worker, call, finished): (usize, u64, bool),
         target: &mut T,
         buffer: impl Fn(&mut T) -> &mut Vec<u8>,
@@ -152,11 +150,11 @@ impl Reader {
         let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
         let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
         let (done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
-        if written > self.read && written <= RESULTS_LEN {
+        if written > self.read && written <= M::RESULTS_LEN {
             let bytes = buffer(target);
             let mut at = bytes.len();
             bytes.resize(at + written - self.read, 0);
-            copy_out(page.mapping(), page.results_offset(worker) + self.read, &mut bytes[at..]);
+            page.memory().copy_out(page.results_offset(worker) + self.read, &mut bytes[at..]);
             self.read = written;
             let end = bytes.len();
             while at < end {

@@ -13,8 +13,8 @@ use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::control::{Record, Writer};
 use crate::pool::protocol::{CallMessage, NOTHING, ToParent};
+use crate::pool::system::System;
 use crate::pool::task::{Ended, TaskRef, ended};
-use crate::sys::clock;
 use crate::sys::file::FileId;
 use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
@@ -36,18 +36,17 @@ impl Pace {
     const QUICK: Duration = Duration::from_millis(1);
     const MOST: u32 = 16;
 
-    fn new() -> Self {
-        let now = clock::coarse();
+    fn new(now: Duration) -> Self {
         Self { rung: now, looked: now, chunks: 0, patience: 1 }
     }
 
     /// To be asked after each chunk.
-    fn is_due(&mut self) -> bool {
+    fn is_due(&mut self, now: impl FnOnce() -> Duration) -> bool {
         self.chunks += 1;
         if self.chunks < self.patience {
             return false;
         }
-        let now = clock::coarse();
+        let now = now();
         let quick = now.saturating_sub(self.looked) < Self::QUICK;
         self.patience = if quick { (2 * self.patience).min(Self::MOST) } else { 1 };
         (self.looked, self.chunks) = (now, 0);
@@ -59,7 +58,7 @@ impl Pace {
     }
 }
 
-impl Worker {
+impl<S: System> Worker<S> {
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
     /// none was drawn.
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
@@ -74,7 +73,7 @@ impl Worker {
         let lent = note_lent(self.ids_of(message));
         let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
         let mut writer = Writer::new(&self.page, self.index, call);
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(S::now());
         while let Some(ticket) = self.page.draw(self.index, call, sharers) {
             let Some(chunk) = message.chunk_of(ticket) else { break };
             let ended = run_chunk(task, message, &blocks, chunk, record);
@@ -84,7 +83,7 @@ impl Worker {
             }
             let failed = ended.is_err();
             self.report(&mut writer, chunk, ended, record);
-            if pace.is_due() || failed {
+            if pace.is_due(S::now) || failed {
                 self.page.note_news(self.index);
             }
         }
@@ -95,7 +94,7 @@ impl Worker {
     }
 
     /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
-    fn report(&self, writer: &mut Writer<'_>, chunk: usize, ended: Ended, record: &mut Record) {
+    fn report(&self, writer: &mut Writer<'_, S::Memory>, chunk: usize, ended: Ended, record: &mut Record) {
         let outcome = match ended {
             Ok(()) => {
                 let nothing = record.body() == NOTHING;
