@@ -149,7 +149,7 @@ impl Reader {
     ) -> Result<()> {
         let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
         let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
-        let (done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
+        let (mut done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
         if written > self.read && written <= M::RESULTS_LEN {
             let bytes = buffer(target);
             let mut at = bytes.len();
@@ -171,7 +171,12 @@ impl Reader {
                     DONE => {
                         // What this range was when it was last looked at is known.
                         let known = if chunk == self.done.start { self.done.end.max(chunk) } else { chunk };
-                        self.done = chunk..rest;
+                        // The word was read before the area. Where it says what was known before, or what stands here, it
+                        // is of an earlier time, and all of that range is known.
+                        let last = std::mem::replace(&mut self.done, chunk..rest);
+                        let is_of =
+                            |range: &Range<usize>, done: &Range<usize>| !range.is_empty() && range.start == done.start;
+                        done = done.filter(|done| !is_of(&last, done) && !is_of(&self.done, done));
                         told(target, Entry::Nothing(known..rest))?;
                         continue;
                     }
