@@ -25,6 +25,8 @@ pub(crate) mod chunk;
 mod control;
 mod crew;
 mod fit;
+#[cfg(test)]
+mod model;
 pub(crate) mod plan;
 mod protocol;
 mod results;

@@ -82,6 +82,8 @@ use nix::fcntl::SealFlag;
 pub(crate) use board::MAX_CHUNKS;
 use board::{Board, MAX_BYTES, PLACES};
 pub(crate) use records::{Entry, Reader, Record, Writer};
+#[cfg(test)]
+pub(crate) use words::Word;
 pub(crate) use words::{Memory, Words};
 
 use crate::error::{Error, ErrorKind, Result};
