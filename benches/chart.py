@@ -3,30 +3,16 @@
 from html import escape
 from typing import NamedTuple
 
+from results import ROOT
+
 WIDTH = 760
 LEFT = 216  # Where bars begin; labels end before it.
 RIGHT = 132  # What is kept free for the longest bar's number.
 BAR, GAP = 16, 6
 MARGIN, HEADING = 24, 52
 
-STYLE = """
-  text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
-  .heading { font-size: 15px; font-weight: 600; }
-  .label { text-anchor: end; }
-  .faint { fill: #59636e; }
-  .ground { fill: #ffffff; stroke: #d1d9e0; }
-  .bar { fill: #b6bfc9; }
-  .ours { fill: #1f6feb; }
-  .axis { stroke: #d1d9e0; }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3; }
-    .faint { fill: #9198a1; }
-    .ground { fill: #0d1117; stroke: #3d444d; }
-    .bar { fill: #484f58; }
-    .ours { fill: #4493f8; }
-    .axis { stroke: #3d444d; }
-  }
-""".strip("\n")
+# Also that of the charts that the tool draws.
+STYLE = (ROOT / "src/bin/ndshm/commands/bench/chart.css").read_text().strip("\n")
 
 
 class Bar(NamedTuple):

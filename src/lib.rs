@@ -68,6 +68,7 @@
 //! # Features
 //!
 //! - `rayon`: ndarray's parallel iterators, on guards and in tasks.
+//! - `progress`: a ready-made progress bar for calls, `Call::progress_bar`.
 //! - `complex`, `half`: complex and half precision elements under NumPy's own types.
 //! - `cli`: the command line tool `ndshm`, with `cargo install --features cli`; nothing in the library.
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
@@ -94,13 +95,14 @@ pub use error::{Error, ErrorKind, Result};
 pub use layout::DType;
 pub use list::{ListIter, ShareableList, Value};
 pub use manager::{
-    ManagedBlock, ManagedKind, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
+    ManagedBlock, ManagedOptions, ManagerBuilder, ManagerServer, Publish, SharedMemoryManager, Shutdown,
 };
 pub use memory::{
     HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune, spare,
 };
 pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
 pub use start::init::{__init_before_main, init};
+pub use start::output::WorkerOutput;
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{BlocksLeft, assert_kind, unique_name};
 use ndarray::{Ix1, Ix2, IxDyn};
-use ndshm::{ErrorKind, ManagedKind, ShareableList, SharedArray, SharedMemory, SharedMemoryManager, Value};
+use ndshm::{BlockKind, ErrorKind, ShareableList, SharedArray, SharedMemory, SharedMemoryManager, Value};
 use peer::{Peer, hear, role, say};
 
 ndshm::init_before_main!();
@@ -88,7 +88,8 @@ fn options_set_label_name_mode_and_order() {
     let [block] = &manager.list().unwrap()[..] else { panic!("one block was made") };
     assert_eq!((block.label(), block.name(), block.shape()), ("climate", Some(&*name), Some([2, 3].as_slice())));
     assert_eq!(block.dtype().unwrap().descr(), "<f4");
-    assert!(matches!(block.kind(), ManagedKind::Array { fortran: true, frozen: false, .. }));
+    assert!(matches!(block.kind(), BlockKind::Array(info) if info.is_fortran() && info.len() == 6));
+    assert!(!block.is_frozen());
     drop(manager);
     left.assert_gone();
 }

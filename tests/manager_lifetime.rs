@@ -83,20 +83,24 @@ fn all_is_gone_soon_after_the_owner_was_killed() {
         hear();
         return;
     }
-    let mut owned = owner("all_is_gone_soon_after_the_owner_was_killed", "owner");
-    let bystander = SharedMemoryManager::connect(&owned.address).unwrap();
-    // SAFETY: whoever writes to it does so through guards.
-    let array = unsafe { bystander.attach_array::<f64, Ix1>("array") }.unwrap();
-    // Returns when the process's memory is torn down.
-    owned.peer.kill();
-    let torn_down = Instant::now();
-    owned.left.assert_gone_within(PATIENCE);
-    let took = torn_down.elapsed();
-    println!("gone after {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_nothing_left(&owned.address, owned.server, &owned.left);
-    assert_kind(bystander.list(), ErrorKind::Closed, &["is gone"]);
-    assert_eq!(array.read().unwrap().len(), 1000);
+    // One of several, since a busy machine may run neither the server nor this test for a while.
+    let quickest = (0..5).map(|_| {
+        let mut owned = owner("all_is_gone_soon_after_the_owner_was_killed", "owner");
+        let bystander = SharedMemoryManager::connect(&owned.address).unwrap();
+        // SAFETY: whoever writes to it does so through guards.
+        let array = unsafe { bystander.attach_array::<f64, Ix1>("array") }.unwrap();
+        // Returns when the process's memory is torn down.
+        owned.peer.kill();
+        let torn_down = Instant::now();
+        owned.left.assert_gone_within(PATIENCE);
+        let took = torn_down.elapsed();
+        assert_nothing_left(&owned.address, owned.server, &owned.left);
+        assert_kind(bystander.list(), ErrorKind::Closed, &["is gone"]);
+        assert_eq!(array.read().unwrap().len(), 1000);
+        took
+    });
+    let quickest = quickest.min().unwrap();
+    assert!(quickest < Duration::from_millis(100), "the names were gone after {quickest:?}");
 }
 
 #[test]
@@ -305,6 +309,43 @@ fn a_sweep_cleans_up_when_all_were_killed() {
     ndshm::prune().unwrap();
     owned.left.assert_gone_within(PATIENCE);
     assert_nothing_left(&owned.address, owned.server, &owned.left);
+}
+
+// A client ends
+
+#[test]
+fn clients_that_are_killed_in_the_middle_of_something_disturb_nobody() {
+    if let Some((_, address)) = role() {
+        let manager = SharedMemoryManager::connect(&address).unwrap();
+        say("begins");
+        loop {
+            let memory = manager.shared_memory(5000).unwrap();
+            let mut array = manager.array::<u64, _>(100).unwrap();
+            array.write().unwrap().fill(1);
+            manager.remove(memory.name().unwrap()).unwrap();
+        }
+    }
+    let manager = SharedMemoryManager::start().unwrap();
+    let own = manager.options().label("own").shared_memory(10).unwrap();
+    for turn in 0..10 {
+        let mut client = Peer::start(
+            "clients_that_are_killed_in_the_middle_of_something_disturb_nobody",
+            "client",
+            manager.address(),
+        );
+        client.expect("begins");
+        thread::sleep(Duration::from_micros(700 * turn));
+        client.kill();
+        assert!(manager.list().unwrap().iter().any(|block| block.label() == "own"));
+    }
+    let names: Vec<String> =
+        manager.list().unwrap().iter().filter_map(|block| block.name().map(str::to_owned)).collect();
+    let left = BlocksLeft::watch(&names);
+    assert_eq!(left.left().len(), names.len());
+    let (address, server) = (manager.address().to_owned(), manager.server_pid());
+    assert!(manager.shutdown().unwrap().problems().is_empty());
+    assert_nothing_left(&address, server, &left);
+    own.write_at(0, b"mapped").unwrap();
 }
 
 // Servers that stay

@@ -465,7 +465,8 @@ fn a_result_that_cannot_be_written_or_read_is_an_error_and_the_pool_goes_on() {
         let (error, poisoned) = call(1);
         assert_eq!((error.kind(), poisoned), (ErrorKind::Serialization, false));
         assert!(error.to_string().contains("it will not be written"), "{error}");
-        assert_eq!(error.rows().last(), Some(&(3..4)));
+        // Perhaps with the chunk before it, which a worker may not have begun.
+        assert_eq!(error.rows().last().map(|rows| rows.end), Some(4));
 
         let (error, poisoned) = call(3);
         assert_eq!((error.kind(), poisoned), (ErrorKind::Serialization, false));

@@ -114,7 +114,7 @@ fn a_program_started_through_the_loader_is_told_that_it_cannot_have_workers() {
     assert!(lines[2].contains("ld.so") && lines.len() == 3, "{lines:?}");
 }
 
-// The worker's argument by hand
+// The arguments by hand
 
 #[track_caller]
 fn assert_refused(output: &Output, why: &str) {
@@ -125,18 +125,15 @@ fn assert_refused(output: &Output, why: &str) {
 }
 
 #[test]
-fn who_types_a_workers_argument_gets_a_message_and_exit_code_2() {
+fn who_types_a_workers_or_servers_argument_gets_a_message_and_exit_code_2() {
     let own = std::env::current_exe().unwrap();
     for path in [fixture("fixture_init_in_main"), own] {
         let start = |argument: &str, stdin: Stdio| Command::new(&path).arg(argument).stdin(stdin).output().unwrap();
-        assert_refused(
-            &start("--ndshm-worker=0", Stdio::null()),
-            "its standard input is not the socket of who starts it",
-        );
-        assert_refused(
-            &start("--ndshm-worker=0", Stdio::piped()),
-            "its standard input is not the socket of who starts it",
-        );
+        let why = "its standard input is not the socket of who starts it";
+        for argument in ["--ndshm-worker=0", "--ndshm-server"] {
+            assert_refused(&start(argument, Stdio::null()), why);
+            assert_refused(&start(argument, Stdio::piped()), why);
+        }
         for not_a_number in ["--ndshm-worker=", "--ndshm-worker=x", "--ndshm-worker=-1"] {
             assert_refused(&start(not_a_number, Stdio::null()), "no number follows");
         }

@@ -1,6 +1,8 @@
 //! What the benchmarks share: how one is run, and how something is measured that costs a lot to make.
 #![allow(dead_code, reason = "not every benchmark uses all of it")]
 
+pub(crate) mod processors;
+
 use std::error::Error;
 use std::ffi::OsStr;
 use std::str::FromStr;

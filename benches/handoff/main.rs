@@ -40,7 +40,7 @@ use reading::{Message, Reading};
 use rival::{Channel, Pull, Rival, SharedMemoryChannel, Stream};
 use shared::{Anew, Kept};
 
-/// What is smaller has no huge pages.
+/// What is smaller has small pages anyhow.
 const HUGE_PAGE: usize = 2 << 20;
 
 fn main() -> Result<()> {
@@ -91,8 +91,8 @@ fn handoff(criterion: &mut Criterion, bytes: usize) -> Result<()> {
     again(&mut group, "ipc-channel, memory made anew", bytes, reading, &|_| SharedMemoryChannel::anew(reading))?;
     again(&mut group, "array made anew", bytes, reading, &|_| Anew::start(reading, None))?;
     if bytes >= HUGE_PAGE {
-        again(&mut group, "array made anew, huge pages", bytes, reading, &|_| {
-            Anew::start(reading, Some(HugePages::Try))
+        again(&mut group, "array made anew, small pages", bytes, reading, &|_| {
+            Anew::start(reading, Some(HugePages::Never))
         })?;
     }
     kept(&mut group, bytes, reading, again)?;
@@ -135,8 +135,8 @@ fn kept(group: &mut Group<'_>, bytes: usize, reading: Reading, measure: Measure)
     measure(group, "ipc-channel, memory kept", bytes, reading, &|message| SharedMemoryChannel::kept(reading, message))?;
     measure(group, "array", bytes, reading, &|message| Kept::start(reading, None, message))?;
     if bytes >= HUGE_PAGE {
-        measure(group, "array, huge pages", bytes, reading, &|message| {
-            Kept::start(reading, Some(HugePages::Try), message)
+        measure(group, "array, small pages", bytes, reading, &|message| {
+            Kept::start(reading, Some(HugePages::Never), message)
         })?;
     }
     Ok(())

@@ -2,10 +2,6 @@
 
 use crate::common::Result;
 
-/// How much a reader that copies takes at a time, at most: what stays in a processor's own cache. Divides every larger
-/// size.
-pub(crate) const PIECE: usize = 256 << 10;
-
 pub(crate) struct Message {
     elements: Vec<u64>,
     sum: u64,

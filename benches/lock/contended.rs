@@ -1,7 +1,7 @@
 //! Several processes want the same lock all the time.
 //!
-//! A run is one lock by one of them: that many are shared out, and the clock stands when the last has done its part. What
-//! they have counted must come to the number of runs.
+//! Each has a processor of its own, as far as there are enough. A run is one lock by one of them: that many are shared out,
+//! and the clock stands when the last has done its part. What they have counted must come to the number of runs.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 
 use crate::Access;
+use crate::common::processors::spread;
 use crate::common::{Group, Result, group, measure};
 use crate::locks::{Array, Description, Lock, WholeFile, open};
 use crate::mutex::{Counter, Mutex};
@@ -57,8 +58,11 @@ fn threads(group: &mut Group<'_>, access: Access, contenders: usize) -> Result<(
             bencher.iter_custom(|iters| {
                 let start = Instant::now();
                 thread::scope(|scope| {
-                    for runs in shares(iters, contenders) {
-                        scope.spawn(move || repeat(&mut &*lock, access, runs).expect("no thread panics"));
+                    for (index, runs) in shares(iters, contenders).enumerate() {
+                        scope.spawn(move || {
+                            spread(index).expect("a thread may be where it is");
+                            repeat(&mut &*lock, access, runs).expect("no thread panics");
+                        });
                     }
                 });
                 start.elapsed()
@@ -108,9 +112,9 @@ struct Contender {
 
 impl Crowd {
     fn start(kind: &str, access: Access, lock: Box<dyn Lock>, address: &str, contenders: usize) -> Result<Self> {
-        let start = |_| {
+        let start = |index: usize| {
             let (ours, theirs) = UnixStream::pair()?;
-            let process = Process::start(kind, &[access.name(), address], |command| {
+            let process = Process::start(kind, &[access.name(), address, &index.to_string()], |command| {
                 command.stdin(OwnedFd::from(theirs));
             })?;
             Ok(Contender { requests: ours.try_clone()?, answers: BufReader::new(ours), _process: process })
@@ -142,7 +146,10 @@ impl Crowd {
 
 /// A contender, which is told how often to lock.
 pub(crate) fn answer(kind: &str, arguments: &[&str]) -> Result<()> {
-    let [access, address] = arguments else { return Err("a contender is told what to do and with what".into()) };
+    let [access, address, index] = arguments else {
+        return Err("a contender is told what to do, with what, and which of them it is".into());
+    };
+    spread(index.parse()?)?;
     let access = [Access::Read, Access::Write].into_iter().find(|one| one.name() == *access).ok_or("no such access")?;
     let mut lock = open(kind, address)?;
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

@@ -20,11 +20,11 @@ pub(crate) fn fill(criterion: &mut Criterion, block: Block) -> Result<()> {
             },
         )?;
     }
-    for (name, huge) in [("array", false), ("array, small pages", true)] {
+    for (name, small) in [("array", false), ("array, small pages", true)] {
         measure(
             &mut group,
             name,
-            || array(block, huge),
+            || array(block, small),
             |bencher, array| {
                 bencher.iter(|| array.write().expect("nobody else has it").fill(VALUE));
             },
@@ -47,11 +47,11 @@ pub(crate) fn copy(criterion: &mut Criterion, block: Block) -> Result<()> {
             },
         )?;
     }
-    for (name, huge) in [("array", false), ("array, small pages", true)] {
+    for (name, small) in [("array", false), ("array, small pages", true)] {
         measure(
             &mut group,
             name,
-            || Ok((array(block, huge)?, source())),
+            || Ok((array(block, small)?, source())),
             |bencher, (array, source)| {
                 bencher.iter(|| array.write().expect("nobody else has it").assign(source));
             },
@@ -68,7 +68,7 @@ fn filled(block: Block) -> Result<Anonymous> {
     Ok(memory)
 }
 
-fn array(block: Block, huge: bool) -> Result<Array> {
-    let options = if huge { small_pages() } else { Array::options() };
+fn array(block: Block, small: bool) -> Result<Array> {
+    let options = if small { small_pages() } else { Array::options() };
     Ok(options.from_elem(block.len(), VALUE)?)
 }

@@ -9,6 +9,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::Result;
+use crate::common::processors::{only, processors, this_thread};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -53,24 +54,4 @@ impl Drop for Placed {
             sched_setaffinity(this_thread(), before).expect("a thread may be where it was");
         }
     }
-}
-
-fn this_thread() -> Pid {
-    Pid::from_raw(0)
-}
-
-fn only(processor: usize) -> Result<CpuSet> {
-    let mut set = CpuSet::new();
-    set.set(processor)?;
-    Ok(set)
-}
-
-fn processors(set: &CpuSet) -> Result<Vec<usize>> {
-    let mut found = Vec::new();
-    for processor in 0..CpuSet::count() {
-        if set.is_set(processor)? {
-            found.push(processor);
-        }
-    }
-    Ok(found)
 }

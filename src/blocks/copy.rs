@@ -7,7 +7,7 @@ use std::path::Path;
 use super::file::BlockFile;
 use super::info::ArrayInfo;
 use crate::layout::{self, BlockLayout, DATA_OFFSET, trailer};
-use crate::memory::{AtomicFile, SharedMemory, SharedMemoryOptions, Target};
+use crate::memory::{AtomicFile, SharedMemory, SharedMemoryOptions, Target, spare};
 use crate::sys::file::{self, SHM_DIR};
 use crate::sys::space::{self, Place};
 use crate::{Error, ErrorKind, Reserve, Result};
@@ -56,7 +56,13 @@ impl BlockFile {
         let layout = BlockLayout::new(info.dtype().item_size(), info.shape())?;
         let header = layout::encode_header(info.dtype(), info.is_fortran(), info.shape())?;
         let place = Place::Directory(Path::new(SHM_DIR));
-        space::check(place, layout.total_len)?;
+        match space::check(place, layout.total_len) {
+            // What is kept for reuse is room too.
+            Err(error) if error.kind() == ErrorKind::NoSpace && spare::release() > 0 => {
+                space::check(place, layout.total_len)?;
+            }
+            checked => checked?,
+        }
         // Writing takes the pages as it goes, faster than they could be set aside first, and says where there are none.
         let draft = options.clone().reserve(Reserve::Lazily).draft(Target::Named(name.to_owned()), layout.total_len)?;
         let to = draft.fd();

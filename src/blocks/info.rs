@@ -27,7 +27,7 @@ pub struct BlockInfo {
 }
 
 /// What is in a block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BlockKind {
     /// A typed array: a `.npy` header and the elements.
@@ -60,7 +60,7 @@ pub struct ArrayInfo {
 pub enum BlockOwner {
     /// A process of this crate made it. Where that is dead, [`prune`](crate::prune) removes the name.
     Process {
-        /// Its id, where that is known.
+        /// Its id, where that is known and the process is not another container's.
         pid: Option<u32>,
         /// Whether the process, or a child that it forked, is there.
         alive: bool,
@@ -169,7 +169,7 @@ impl BlockInfo {
 }
 
 impl ArrayInfo {
-    pub(super) fn new(header: NpyHeader) -> Self {
+    pub(crate) fn new(header: NpyHeader) -> Self {
         Self { header }
     }
 

@@ -34,11 +34,11 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// use ndshm::{SharedArray, SharedMemoryManager};
     ///
-    /// # ndshm::init();
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = SharedMemoryManager::start()?;
     /// let table = SharedArray::<u32, _>::from_shape_fn((2, 3), |(i, j)| (10 * i + j) as u32)?.freeze()?;
     /// manager.publish("table", &table)?;
@@ -177,11 +177,11 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// use ndshm::{SharedMemory, SharedMemoryManager};
     ///
-    /// # ndshm::init();
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = SharedMemoryManager::start()?;
     /// let memory = manager.shared_memory(100)?;
     /// let name = memory.name().expect("it has one");

@@ -45,7 +45,7 @@ impl ManagerBuilder {
     }
 
     /// Starts a server process that stays when this one ends, and connects to it. Its address has to be known to whoever is to
-    /// connect later: give it a [`name`](Self::name).
+    /// connect later: give it a [`name`](Self::name). For as long as this process lives, the server is its child.
     ///
     /// # Errors
     ///
@@ -67,7 +67,8 @@ impl ManagerBuilder {
     /// Starts a server, which stays if nobody keeps a record for it, and waits until it listens.
     fn spawn(self, record: Option<&Record>) -> Result<Connection> {
         let address = Address::of_this_user(self.name.as_deref())?.to_string();
-        let process = StartingWorker::begin(&SpawnOptions { env: Vec::new(), role: Role::Server })?.finish(None)?;
+        let process =
+            StartingWorker::begin(&SpawnOptions { role: Role::Server, ..SpawnOptions::default() })?.finish(None)?;
         let WorkerProcess { pid, pidfd, socket } = process;
         let connection = Connection::to_started(socket, address.clone(), pid, pidfd);
         let fds: Vec<_> = record.iter().map(|record| record.fd()).collect();

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::address::Address;
 use super::protocol::{Answer, Greeting, VERSION};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::step;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::listener;
 use crate::sys::process::{PidFd, poll_readable};
@@ -142,12 +143,15 @@ impl Connection {
         let packet = Packet::new(request)?;
         // Whoever panicked with it had no answer under way: each is waited for.
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        step();
         // The queue is empty: the server has answered everything before.
         packet.try_send(&socket, fds).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => self.gone(),
             _ => Error::from_os(error, format!("cannot ask the manager at {}", self.address)),
         })?;
+        step();
         let received = self.receive(&socket, deadline)?;
+        step();
         match wire::open::<Answer>(received)? {
             (Answer::Failed(failure), _) => Err(failure.into()),
             (answer, fds) => Ok((answer, fds.into_iter().next())),

@@ -1,8 +1,9 @@
 //! What a manager tells of its blocks.
 
-use super::protocol::{self, Content, Listed};
-use crate::error::Result;
-use crate::layout::DType;
+use super::protocol::{Content, Listed};
+use crate::blocks::{ArrayInfo, BlockKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{DType, NpyHeader, checked_len};
 
 /// A block of a [`SharedMemoryManager`](super::SharedMemoryManager), as [`list`](super::SharedMemoryManager::list) tells
 /// of it.
@@ -12,45 +13,36 @@ pub struct ManagedBlock {
     label: String,
     name: Option<String>,
     size: u64,
-    kind: ManagedKind,
-}
-
-/// What is in a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ManagedKind {
-    /// Bytes.
-    Memory,
-    /// A [`ShareableList`](crate::ShareableList).
-    #[non_exhaustive]
-    List {
-        /// The number of items.
-        len: u64,
-    },
-    /// A [`SharedArray`](crate::SharedArray).
-    #[non_exhaustive]
-    Array {
-        /// The element type.
-        dtype: DType,
-        /// The axis lengths.
-        shape: Vec<usize>,
-        /// Does the first axis vary fastest in memory?
-        fortran: bool,
-        /// Does the kernel let nobody write it, so that it is a [`FrozenArray`](crate::FrozenArray)?
-        frozen: bool,
-    },
+    kind: BlockKind,
+    is_frozen: bool,
 }
 
 impl ManagedBlock {
     pub(super) fn new(listed: Listed) -> Result<Self> {
+        let mut is_frozen = false;
         let kind = match listed.content {
-            Content::Memory => ManagedKind::Memory,
-            Content::List { len } => ManagedKind::List { len },
-            Content::Array { descr, shape, fortran, frozen } => {
-                ManagedKind::Array { dtype: protocol::dtype(&descr)?, shape, fortran, frozen }
+            Content::Memory => BlockKind::Bytes,
+            Content::List { len } => BlockKind::List { len },
+            Content::Array { descr, shape, fortran, data, frozen } => {
+                is_frozen = frozen;
+                let dtype = DType::parse(&descr)?;
+                let (data_offset, data_len) = data;
+                if checked_len(dtype.item_size(), &shape).is_none() {
+                    let message =
+                        format!("a manager's server told of an array of shape {shape:?}, which there cannot be");
+                    return Err(Error::new(ErrorKind::Layout, message));
+                }
+                BlockKind::Array(ArrayInfo::new(NpyHeader {
+                    dtype,
+                    fortran_order: fortran,
+                    shape,
+                    data_offset,
+                    data_len,
+                }))
             }
+            Content::Damaged { problem } => BlockKind::Damaged { problem },
         };
-        Ok(Self { label: listed.label, name: listed.name, size: listed.size, kind })
+        Ok(Self { label: listed.label, name: listed.name, size: listed.size, kind, is_frozen })
     }
 
     /// The label to attach by.
@@ -68,15 +60,15 @@ impl ManagedBlock {
         self.size
     }
 
-    /// What is in it.
-    pub fn kind(&self) -> &ManagedKind {
+    /// What is in it: what it was made or published as.
+    pub fn kind(&self) -> &BlockKind {
         &self.kind
     }
 
     /// The element type, for an array.
     pub fn dtype(&self) -> Option<&DType> {
         match &self.kind {
-            ManagedKind::Array { dtype, .. } => Some(dtype),
+            BlockKind::Array(array) => Some(array.dtype()),
             _ => None,
         }
     }
@@ -84,13 +76,13 @@ impl ManagedBlock {
     /// The axis lengths, for an array.
     pub fn shape(&self) -> Option<&[usize]> {
         match &self.kind {
-            ManagedKind::Array { shape, .. } => Some(shape),
+            BlockKind::Array(array) => Some(array.shape()),
             _ => None,
         }
     }
 
-    /// Is it an array that nobody can write any more?
+    /// Is it an array that the kernel lets nobody write, a [`FrozenArray`](crate::FrozenArray)?
     pub fn is_frozen(&self) -> bool {
-        matches!(self.kind, ManagedKind::Array { frozen: true, .. })
+        self.is_frozen
     }
 }

@@ -26,6 +26,8 @@ mod address;
 mod attach;
 mod builder;
 mod connection;
+#[cfg(test)]
+mod kill_tests;
 mod listing;
 mod options;
 mod protocol;
@@ -35,13 +37,13 @@ mod shutdown;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use ndarray::ShapeBuilder;
 
 pub use self::builder::ManagerBuilder;
-pub use self::listing::{ManagedBlock, ManagedKind};
+pub use self::listing::ManagedBlock;
 pub use self::options::ManagedOptions;
 pub use self::publish::Publish;
 pub use self::server::ManagerServer;
@@ -90,11 +92,11 @@ use crate::memory::{Record, SharedMemory};
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use ndshm::SharedMemoryManager;
 ///
-/// # ndshm::init();
 /// # fn main() -> ndshm::Result<()> {
+/// ndshm::init(); // early in main: turns a started copy of the program into the server
 /// let manager = SharedMemoryManager::start()?;
 /// let mut field = manager.options().label("field").array::<f64, _>((100, 100))?;
 /// field.write()?.fill(0.5);
@@ -196,9 +198,9 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
-    /// # ndshm::init();
+    /// ```standalone_crate
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = ndshm::SharedMemoryManager::start()?;
     /// let mut counts = manager.array::<u32, _>((2, 3))?;
     /// counts.write()?[[1, 2]] = 7;
@@ -241,9 +243,9 @@ impl SharedMemoryManager {
     ///
     /// # Examples
     ///
-    /// ```
-    /// # ndshm::init();
+    /// ```standalone_crate
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = ndshm::SharedMemoryManager::start()?;
     /// let memory = manager.shared_memory(100)?;
     /// let ended = manager.shutdown()?;
@@ -253,11 +255,11 @@ impl SharedMemoryManager {
     /// # Ok(()) }
     /// ```
     pub fn shutdown(mut self) -> Result<Shutdown> {
-        self.end()
+        self.end(PATIENCE)
     }
 
-    fn end(&mut self) -> Result<Shutdown> {
-        let answer = self.connection.ask_until(&Request::ShutDown, &[], Some(Instant::now() + PATIENCE));
+    fn end(&mut self, patience: Duration) -> Result<Shutdown> {
+        let answer = self.connection.ask_until(&Request::ShutDown, &[], Some(Instant::now() + patience));
         let in_order = answer.and_then(|(answer, _)| match answer {
             Answer::ShutDown { problems } => Ok(Shutdown::in_order(problems.into_iter().map(Error::from).collect())),
             _ => Err(unexpected()),
@@ -268,7 +270,7 @@ impl SharedMemoryManager {
         // A server that could not be asked ends by that, too.
         self.connection.hang_up();
         let mut by_whom = "";
-        let ended = server.wait_timeout(PATIENCE).unwrap_or_else(|| {
+        let ended = server.wait_timeout(patience).unwrap_or_else(|| {
             // It has ended where that fails.
             let _ = server.kill(libc::SIGKILL);
             by_whom = " by this process, which it did not answer";
@@ -297,7 +299,7 @@ impl Drop for SharedMemoryManager {
     fn drop(&mut self) {
         if self.owned.as_ref().is_some_and(|owned| !owned.ended) && self.connection.is_of_this_process() {
             // There is nobody to tell; what could not be removed stays in a ledger.
-            let _ = self.end();
+            let _ = self.end(PATIENCE);
         }
     }
 }
@@ -315,4 +317,25 @@ impl fmt::Debug for SharedMemoryManager {
 #[cold]
 fn unexpected() -> Error {
     Error::new(ErrorKind::Layout, "a manager's server gave an answer to another question")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_stopped_is_not_waited_for_in_vain() {
+        let mut manager = SharedMemoryManager::start().unwrap();
+        let memory = manager.shared_memory(10).unwrap();
+        let pid = manager.server_pid();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).unwrap();
+        let ended = manager.end(Duration::from_millis(100)).unwrap();
+        let fate = ended.server_fate().unwrap();
+        assert_eq!(fate, "was killed by signal 9 (SIGKILL) by this process, which it did not answer");
+        assert_eq!(ended.removed()[0].name(), memory.name().unwrap());
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it was reaped");
+    }
 }

@@ -17,11 +17,11 @@ use crate::memory::{Draft, HugePages, Reserve, SharedMemory, SharedMemoryOptions
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use ndshm::{SharedArray, SharedMemoryManager};
 ///
-/// # ndshm::init();
 /// # fn main() -> ndshm::Result<()> {
+/// # ndshm::init();
 /// let manager = SharedMemoryManager::start()?;
 /// # let name = format!("climate_{}", std::process::id());
 /// let climate = manager.options().name(&name).label("climate").array::<f32, _>((12, 180, 360))?;
@@ -123,11 +123,11 @@ impl<'a> ManagedOptions<'a> {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// use ndshm::{SharedArray, SharedMemoryManager};
     ///
-    /// # ndshm::init();
     /// # fn main() -> ndshm::Result<()> {
+    /// # ndshm::init();
     /// let manager = SharedMemoryManager::start()?;
     /// let ones: SharedArray<f64, _> = manager.options().label("ones").fill_with(5, |mut view| -> ndshm::Result<()> {
     ///     view.fill(1.0);

@@ -18,7 +18,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::DType;
 
 /// Client and server have to have the same.
 pub(crate) const VERSION: u32 = 1;
@@ -120,8 +119,21 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Content {
     Memory,
-    List { len: u64 },
-    Array { descr: String, shape: Vec<usize>, fortran: bool, frozen: bool },
+    List {
+        len: usize,
+    },
+    Array {
+        descr: String,
+        shape: Vec<usize>,
+        fortran: bool,
+        /// Where the elements start, and their length in bytes.
+        data: (usize, usize),
+        frozen: bool,
+    },
+    /// It is no longer what it was made as.
+    Damaged {
+        problem: String,
+    },
 }
 
 impl Content {
@@ -132,6 +144,7 @@ impl Content {
             Self::List { .. } => "a list",
             Self::Array { frozen: false, .. } => "an array",
             Self::Array { frozen: true, .. } => "a frozen array",
+            Self::Damaged { .. } => "damaged",
         }
     }
 }
@@ -191,11 +204,6 @@ pub(crate) fn check_label(label: &str) -> Result<()> {
         ErrorKind::InvalidName,
         format!("found {shown:?} as a label, expected 1 to {MAX_LABEL} bytes of text without control characters"),
     ))
-}
-
-/// The element type of an array that a server has looked at.
-pub(crate) fn dtype(descr: &str) -> Result<DType> {
-    DType::parse(descr)
 }
 
 #[cfg(test)]

@@ -1,31 +1,26 @@
-//! A file that replaces another one when it is whole, and leaves nothing behind otherwise.
+//! A file that replaces another one when it is whole, and leaves nothing behind otherwise: not where the process is
+//! killed meanwhile either, but for the moment between two system calls at its end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::sys::file::Unlinked;
 use crate::sys::random::random_u64;
 
-/// A file under a hidden name beside its target. Dropped before it is published, it is removed.
+/// A file without a name beside its target. Dropped before it is published, nothing is left of it.
 pub(crate) struct AtomicFile {
     file: File,
-    hidden: PathBuf,
+    unlinked: Unlinked,
     target: PathBuf,
-    published: bool,
 }
 
 impl AtomicFile {
     pub(crate) fn create(target: &Path) -> Result<Self> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        // Short enough whatever the target's name is.
-        let name: String = name.chars().take(40).collect();
-        let hidden = target.with_file_name(format!(".{name}.{:016x}", random_u64()?));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&hidden)
-            .map_err(|error| Error::from_os(error, format!("cannot create a file beside {}", target.display())))?;
-        Ok(Self { file, hidden, target: target.to_owned(), published: false })
+        let dir = target.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+        let unlinked = Unlinked::create(dir, 0o666)?;
+        let file = unlinked.fd().try_clone_to_owned().map_err(|error| cannot_replace(error, target))?;
+        Ok(Self { file: file.into(), unlinked, target: target.to_owned() })
     }
 
     pub(crate) fn as_file(&self) -> &File {
@@ -33,19 +28,51 @@ impl AtomicFile {
     }
 
     /// Gives the file its name, in place of what had it before.
-    pub(crate) fn publish(mut self) -> Result<()> {
-        std::fs::rename(&self.hidden, &self.target)
-            .map_err(|error| Error::from_os(error, format!("cannot replace {}", self.target.display())))?;
-        self.published = true;
-        Ok(())
+    pub(crate) fn publish(self) -> Result<()> {
+        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
+        // Short enough whatever the target's name is.
+        let name: String = name.chars().take(40).collect();
+        // Only a rename replaces what is there, and it needs a name.
+        let hidden = self.target.with_file_name(format!(".{name}.{:016x}", random_u64()?));
+        self.unlinked.link(&hidden).map_err(|errno| cannot_replace(errno, &self.target))?;
+        std::fs::rename(&hidden, &self.target).map_err(|error| {
+            // Nothing more can be done about a file that cannot be removed.
+            let _ = std::fs::remove_file(&hidden);
+            cannot_replace(error, &self.target)
+        })
     }
 }
 
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if !self.published {
-            // Nothing more can be done about a file that cannot be removed.
-            let _ = std::fs::remove_file(&self.hidden);
-        }
+#[cold]
+fn cannot_replace(error: impl Into<std::io::Error>, target: &Path) -> Error {
+    Error::from_os(error, format!("cannot replace {}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_seen_when_it_is_whole_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        let target = dir.path().join("target");
+        fs::write(&target, "before").unwrap();
+        let file = AtomicFile::create(&target).unwrap();
+        file.as_file().write_all(b"after").unwrap();
+        assert_eq!((fs::read(&target).unwrap(), names()), (b"before".to_vec(), 1));
+        file.publish().unwrap();
+        assert_eq!((fs::read(&target).unwrap(), names()), (b"after".to_vec(), 1));
+        drop(AtomicFile::create(&target).unwrap());
+        assert_eq!(names(), 1);
+
+        let taken = dir.path().join("directory");
+        fs::create_dir(&taken).unwrap();
+        let error = AtomicFile::create(&taken).unwrap().publish().unwrap_err();
+        assert!(error.to_string().contains("cannot replace"), "{error}");
+        assert_eq!(names(), 2);
     }
 }

@@ -45,6 +45,8 @@ pub struct Call<'p> {
     retries: u32,
     stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
+    #[cfg(feature = "progress")]
+    bar: Option<String>,
 }
 
 #[expect(
@@ -53,13 +55,40 @@ pub struct Call<'p> {
 )]
 impl<'p> Call<'p> {
     pub(super) fn new(pool: &'p Pool) -> Self {
-        Self { pool, retries: 0, stop: StopOptions::default(), progress: None }
+        Self {
+            pool,
+            retries: 0,
+            stop: StopOptions::default(),
+            progress: None,
+            #[cfg(feature = "progress")]
+            bar: None,
+        }
     }
 
     /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
     /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Shows a progress bar with that label on standard error while the call runs; nothing where that is no terminal.
+    ///
+    /// It counts rows, and goes together with [`progress`](Self::progress). What tasks print tears it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::{Each, Pool};
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// let lengths = Pool::serial().call().progress_bar("measuring").map(Each(&["a", "bc"].map(String::from)), |s, _| s.len())?;
+    /// assert_eq!(lengths, [1, 2]);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "progress")]
+    pub fn progress_bar(mut self, label: impl Into<String>) -> Self {
+        self.bar = Some(label.into());
         self
     }
 
@@ -124,7 +153,7 @@ impl<'p> Call<'p> {
     ///     ndshm::init();
     ///     let pool = Pool::builder().workers(2).build()?;
     ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
-    ///     let late = pool.call().deadline(Duration::from_millis(50)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
+    ///     let late = pool.call().deadline(Duration::from_millis(300)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
     ///         if chunk.index() == 0 {
     ///             thread::sleep(Duration::from_secs(3600));
     ///         }
@@ -219,6 +248,15 @@ impl<'p> Call<'p> {
         if division.count == 0 {
             return Ok(Results::new(0));
         }
+        #[cfg(feature = "progress")]
+        let bar = self.bar.take().map(|label| super::bar::Bar::start(label, division));
+        #[cfg(feature = "progress")]
+        let progress: &mut dyn FnMut(Progress) = &mut |so_far| {
+            if let Some(bar) = &bar {
+                bar.show(so_far);
+            }
+            progress(so_far);
+        };
         let settled = match &self.pool.kind {
             Kind::Workers(shared) => run_on_workers(
                 shared,

@@ -14,10 +14,12 @@ use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::start::Role;
+use crate::start::output::WorkerOutput;
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
 use crate::sys::file;
 use crate::sys::lock::Patience;
 use crate::sys::map::Access;
+use crate::sys::oom::{self, OomKills};
 use crate::sys::process::{Ended, is_hung_up, poll_readable, poll_writable_or};
 use crate::sys::socket::Received;
 
@@ -51,12 +53,27 @@ struct Lent {
     lock: Option<Access>,
 }
 
+/// What workers are started with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CrewOptions {
+    pub(crate) workers: usize,
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) spin: Duration,
+    /// Of this process.
+    pub(crate) cpus: usize,
+    /// How many threads each may have.
+    pub(crate) threads: usize,
+    /// The CPUs of each; none where they may be anywhere.
+    pub(crate) places: Vec<Vec<usize>>,
+    /// Standard output and error.
+    pub(crate) output: (WorkerOutput, WorkerOutput),
+}
+
 /// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
 pub(crate) struct Crew {
     members: Vec<Option<Member>>,
-    env: Vec<(OsString, Option<OsString>)>,
-    spin: Duration,
-    cpus: usize,
+    options: CrewOptions,
+    oom: OomKills,
     page: Arc<ControlPage>,
     watch: Watch,
     /// Somebody may have ended and was not looked at yet.
@@ -70,15 +87,15 @@ pub(crate) struct Crew {
 
 impl Crew {
     /// Starts so many workers and waits until all of them are there.
-    pub(crate) fn start(workers: usize, env: Vec<(OsString, Option<OsString>)>, spin: Duration) -> Result<Self> {
+    pub(crate) fn start(options: CrewOptions) -> Result<Self> {
+        let workers = options.workers;
         let page = Arc::new(ControlPage::create(workers)?);
         let watch = Watch::start(Arc::clone(&page))?;
         let members = (0..workers).map(|_| None).collect();
         let mut crew = Self {
             members,
-            env,
-            spin,
-            cpus: super::cpus(),
+            options,
+            oom: OomKills::now(),
             page,
             watch,
             suspicious: false,
@@ -100,7 +117,7 @@ impl Crew {
 
     /// For how long a call spins that waits for so many workers: not where they need all the CPUs.
     pub(crate) fn spin_beside(&self, workers: usize) -> Duration {
-        if workers < self.cpus { self.spin } else { Duration::ZERO }
+        if workers < self.options.cpus { self.options.spin } else { Duration::ZERO }
     }
 
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
@@ -248,7 +265,13 @@ impl Crew {
     }
 
     fn begin(&self, index: usize) -> Result<StartingWorker> {
-        StartingWorker::begin(&SpawnOptions { env: self.env.clone(), role: Role::Worker(index) })
+        let (stdout, stderr) = self.options.output.clone();
+        StartingWorker::begin(&SpawnOptions {
+            env: self.options.env.clone(),
+            role: Role::Worker(index),
+            stdout,
+            stderr,
+        })
     }
 
     fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
@@ -256,8 +279,10 @@ impl Crew {
         self.watch.add(&process)?;
         let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
         self.page.clear(index);
-        let spin = u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX);
-        let packet = Packet::new(&ToWorker::Welcome { workers: self.members.len(), call: self.last_call, spin })?;
+        let spin = u64::try_from(self.options.spin.as_nanos()).unwrap_or(u64::MAX);
+        let (workers, call, threads) = (self.members.len(), self.last_call, self.options.threads);
+        let place = self.options.places.get(index).cloned().unwrap_or_default();
+        let packet = Packet::new(&ToWorker::Welcome { workers, call, spin, threads, place })?;
         member.send(&packet, &[self.page.fd()], self.stop.as_deref());
         self.members[index] = Some(member);
         Ok(())
@@ -315,6 +340,21 @@ impl Crew {
         let _ = member.process.pidfd.kill(libc::SIGKILL);
         let ended = member.process.pidfd.wait();
         Some((member.process.pid, ended))
+    }
+
+    /// What the kernel knows about the end of a worker beyond the signal, for people.
+    pub(crate) fn cause_of(&mut self, ended: Ended) -> Option<String> {
+        match ended {
+            Ended::Signaled { signal: libc::SIGKILL, .. } => {
+                let place = self.oom.claim()?;
+                Some(format!("probably for lack of memory: the kernel has killed for that in {place}"))
+            }
+            Ended::Signaled { signal: libc::SIGABRT, .. } => {
+                let limit = oom::memory_limit()?;
+                Some(format!("perhaps for lack of memory: {limit}, and an allocation that fails aborts"))
+            }
+            _ => None,
+        }
     }
 
     /// Takes the workers for somebody else's: from here on they are neither waited for nor killed.

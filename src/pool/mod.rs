@@ -8,16 +8,22 @@
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `cancel` | what ends a call from outside |
+//! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
 //! | `watch` | the thread that hears of workers' deaths |
 //! | `worker` | the worker's side |
+//! | `bar` | how far a call is, on a terminal |
 //! | `serial` | the same calls without worker processes |
 
 pub(crate) mod args;
+#[cfg(feature = "progress")]
+mod bar;
+mod builder;
 mod call;
 mod cancel;
 pub(crate) mod chunk;
 mod control;
 mod crew;
+mod fit;
 pub(crate) mod plan;
 mod protocol;
 mod results;
@@ -28,7 +34,6 @@ mod task;
 mod watch;
 pub(crate) mod worker;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -38,6 +43,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use args::{Args, Each, Param};
+pub use builder::PoolBuilder;
 pub use call::Call;
 pub use cancel::CancelToken;
 pub use chunk::{Chunk, Progress};
@@ -70,6 +76,9 @@ use crew::Crew;
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
 /// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
 /// run again, and the call goes on too.
+///
+/// Where a worker died of `SIGKILL` and the kernel has killed somebody in this control group for lack of memory, or of
+/// `SIGABRT` under a limit of memory, the error says so.
 ///
 /// A call waits for its tasks however long they take, unless it is given a [deadline](Call::deadline) or a
 /// [token](CancelToken) to cancel it with.
@@ -243,7 +252,7 @@ struct Shared {
 }
 
 impl Pool {
-    /// A pool of one worker process per CPU that is available to this process.
+    /// A pool of one worker process per CPU that is available to this process, see [`PoolBuilder::workers`].
     ///
     /// # Errors
     ///
@@ -257,7 +266,7 @@ impl Pool {
 
     /// How to make a pool of another size or with another environment.
     pub fn builder() -> PoolBuilder {
-        PoolBuilder { workers: None, env: Vec::new(), spin: None }
+        PoolBuilder::default()
     }
 
     /// A pool without processes: tasks run here, one after another. For debuggers, tests, libraries and small data; needs
@@ -402,88 +411,6 @@ impl fmt::Debug for Pool {
             Kind::Serial => f.write_str("Pool::serial()"),
         }
     }
-}
-
-/// How to make a [`Pool`].
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until build() is called"]
-pub struct PoolBuilder {
-    workers: Option<usize>,
-    env: Vec<(OsString, Option<OsString>)>,
-    spin: Option<Duration>,
-}
-
-/// Long enough for calls that follow one another closely, too short to be seen in `top`.
-const DEFAULT_SPIN: Duration = Duration::from_micros(10);
-
-impl PoolBuilder {
-    /// For how long workers that wait for a call, and a call that waits for its workers, look again and again before they
-    /// sleep; by default 10 µs, and not at all where this process has one CPU. A call whose workers need all the CPUs sleeps
-    /// at once. Spinning keeps a CPU busy, and saves the
-    /// sleep and the waking, which take longer than all the rest of a small call: worth it where calls follow one another
-    /// within that time and there are CPUs to spare.
-    pub fn spin(mut self, spin: Duration) -> Self {
-        self.spin = Some(spin);
-        self
-    }
-
-    /// So many worker processes; by default one per CPU available to this process (its affinity and control group).
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = Some(workers);
-        self
-    }
-
-    /// Sets an environment variable in the workers; all others are inherited.
-    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), Some(value.into())));
-        self
-    }
-
-    /// Removes an environment variable from the workers.
-    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), None));
-        self
-    }
-
-    /// Starts the workers and waits until all of them are there.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Pool::new`], and [`InvalidArgument`](ErrorKind::InvalidArgument) for no workers or more than 4096.
-    pub fn build(self) -> Result<Pool> {
-        const MOST: usize = 4096;
-        let workers = match self.workers {
-            Some(workers @ 1..=MOST) => workers,
-            Some(workers) => {
-                return Err(Error::new(
-                    ErrorKind::InvalidArgument,
-                    format!("a pool has 1 to {MOST} workers, found {workers}"),
-                ));
-            }
-            None => cpus().min(MOST),
-        };
-        // On one CPU whoever spins keeps the one that it waits for from running.
-        let spin = self.spin.unwrap_or(if cpus() > 1 { DEFAULT_SPIN } else { Duration::ZERO });
-        let crew = Crew::start(workers, self.env, spin)?;
-        let shared = Shared {
-            epoch: epoch(),
-            workers,
-            page: Arc::clone(crew.page()),
-            crew: Mutex::new(crew),
-            patient: AtomicUsize::new(0),
-            waiting: Mutex::default(),
-            freed: Condvar::new(),
-            caller: AtomicU64::new(0),
-            forgotten: Mutex::default(),
-            any_forgotten: AtomicBool::new(false),
-        };
-        Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
-    }
-}
-
-/// The CPUs that this process may use, by its affinity and its control group.
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The crew while a call has it. Tells the workers what they may unmap when it comes and goes.

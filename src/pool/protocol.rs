@@ -36,7 +36,11 @@ pub(crate) use crate::wire::{Packet, open};
 pub(crate) enum ToWorker {
     /// Comes once, with the control page's descriptor, and is not counted. Calls up to `call` are not for this worker,
     /// except by mail. It spins for so many nanoseconds before it sleeps.
+    ///
+    /// It may use so many threads, and stays on the CPUs in `place` where there are any.
     Welcome {
+        threads: usize,
+        place: Vec<usize>,
         workers: usize,
         call: u64,
         spin: u64,

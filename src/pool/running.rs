@@ -456,6 +456,11 @@ impl<'c> Running<'c> {
             None if ended == Ended::Exited(NO_ROOM) => {
                 (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
             }
+            // Not where it was this process that killed it.
+            None if self.stopping == Stopping::No => match self.crew.cause_of(ended) {
+                Some(cause) => (ErrorKind::WorkerDied, format!("{ended} ({cause})")),
+                None => (ErrorKind::WorkerDied, ended.to_string()),
+            },
             None => (ErrorKind::WorkerDied, ended.to_string()),
         };
         let death = format!("worker {index} (process {pid}) {how}");
@@ -547,8 +552,13 @@ mod tests {
     use crate::pool::Chunk;
     use crate::pool::args::{Args, Each};
     use crate::pool::control::MAX_CALL;
+    use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
     use crate::pool::task::{Plain, TaskRef};
+
+    fn crew(workers: usize) -> Crew {
+        Crew::start(CrewOptions { workers, ..CrewOptions::default() }).unwrap()
+    }
 
     /// A call of a task that takes and returns numbers.
     fn message<A: Args>(crew: &mut Crew, plan: &mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> CallMessage {
@@ -589,7 +599,7 @@ mod tests {
 
     #[test]
     fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
-        let mut crew = Crew::start(2, Vec::new(), Duration::ZERO).unwrap();
+        let mut crew = crew(2);
         let page = Arc::clone(crew.page());
         stop(&crew, 0);
         stop(&crew, 1);
@@ -606,7 +616,7 @@ mod tests {
 
     #[test]
     fn a_crew_that_has_used_all_call_numbers_starts_afresh_and_goes_on() {
-        let mut crew = Crew::start(2, Vec::new(), Duration::ZERO).unwrap();
+        let mut crew = crew(2);
         crew.skip_to_call(MAX_CALL - 2);
         let mut calls = Vec::new();
         let mut crews = Vec::new();
@@ -635,7 +645,7 @@ mod tests {
 
     #[test]
     fn a_dropped_array_is_unmapped_after_the_call_that_is_announced() {
-        let mut crew = Crew::start(1, Vec::new(), Duration::ZERO).unwrap();
+        let mut crew = crew(1);
         let array = SharedArray::<u8, Ix1>::zeros(1 << 20).unwrap();
         let args = &array;
         let mut with_array = Plan::new();

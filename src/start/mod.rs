@@ -20,6 +20,7 @@
 //! - [`spawn`] is the parent's.
 
 pub(crate) mod init;
+pub(crate) mod output;
 pub(crate) mod spawn;
 
 /// Parent and worker refuse each other where this differs.

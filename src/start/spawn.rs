@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::init::{init, is_initialized};
+use super::output::WorkerOutput;
 use super::{Hello, Role};
 use crate::sys::exe::{self, Executable};
 use crate::sys::lock::Patience;
@@ -30,6 +31,8 @@ pub(crate) struct SpawnOptions {
     /// Environment variables to set, or to remove where there is no value; all others are inherited.
     pub env: Vec<(OsString, Option<OsString>)>,
     pub role: Role,
+    pub stdout: WorkerOutput,
+    pub stderr: WorkerOutput,
 }
 
 /// A worker, or a manager's server, that has said hello.
@@ -69,7 +72,7 @@ impl StartingWorker {
         let executable = startable(role)?;
         let since = Instant::now();
         let (socket, theirs) = Socket::pair()?;
-        let (pid, pidfd) = run_on_spawner(command(options, theirs.into()))?;
+        let (pid, pidfd) = run_on_spawner(command(options, theirs.into())?)?;
         let worker = StartingWorker { process: Some(WorkerProcess { pid, pidfd, socket }), since, executable, role };
         let greeting = Hello::of_this_process(executable.build_id()).encode();
         // A worker that has ended already is a matter for `finish`, which can say how.
@@ -229,12 +232,13 @@ fn never_came(role: Role) -> Error {
 
 /// This program again, in another role. Nothing here may make the standard library fork (`pre_exec`, ids, groups): with a
 /// large heap that takes longer than all the rest.
-fn command(options: &SpawnOptions, stdin: OwnedFd) -> Command {
+fn command(options: &SpawnOptions, stdin: OwnedFd) -> Result<Command> {
     let mut command = Command::new(exe::SELF);
     if let Some(name) = std::env::args_os().next() {
         command.arg0(name);
     }
     command.arg(options.role.argument()).stdin(Stdio::from(stdin));
+    command.stdout(options.stdout.to_stdio()?).stderr(options.stderr.to_stdio()?);
     if options.role == Role::Server {
         // It outlives its parent, whose output somebody may read to the end.
         command.stdout(Stdio::null());
@@ -245,7 +249,7 @@ fn command(options: &SpawnOptions, stdin: OwnedFd) -> Command {
             None => command.env_remove(name),
         };
     }
-    command
+    Ok(command)
 }
 
 /// One process to start.
@@ -308,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_worker_says_hello_and_ends_when_its_socket_closes() {
-        let worker = spawn_worker(&SpawnOptions { env: Vec::new(), role: Role::Worker(12) }).unwrap();
+        let worker = spawn_worker(&SpawnOptions { role: Role::Worker(12), ..SpawnOptions::default() }).unwrap();
         assert!(!worker.pidfd.has_ended());
         assert!(stat(worker.pid).contains("(ndshm worker 12)"), "{}", stat(worker.pid));
         drop(worker.socket);
@@ -320,7 +324,14 @@ mod tests {
     fn workers_can_start_at_the_same_time_and_inherit_a_changed_environment() {
         let env = vec![("NDSHM_TEST_ADDED".into(), Some("yes".into())), ("PATH".into(), None)];
         let begun: Vec<_> = (0..3)
-            .map(|index| StartingWorker::begin(&SpawnOptions { env: env.clone(), role: Role::Worker(index) }).unwrap())
+            .map(|index| {
+                StartingWorker::begin(&SpawnOptions {
+                    env: env.clone(),
+                    role: Role::Worker(index),
+                    ..SpawnOptions::default()
+                })
+                .unwrap()
+            })
             .collect();
         for starting in begun {
             let worker = starting.finish(None).unwrap();

@@ -1,5 +1,6 @@
 //! The only system calls.
 
+pub(crate) mod affinity;
 pub(crate) mod clock;
 pub(crate) mod exe;
 pub(crate) mod file;
@@ -12,6 +13,7 @@ pub(crate) mod listener;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
+pub(crate) mod oom;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod signals;

@@ -153,26 +153,29 @@ fn machine() -> Option<Room> {
 }
 
 /// The number after `key` in a file of lines such as `MemAvailable:   123 kB` or `inactive_file 456`.
-fn field(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(key))?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Which of the two kinds of control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
     V1,
     V2,
 }
 
+/// This process's groups that can limit its memory: version, where the hierarchy is mounted, and the group below that.
+pub(crate) fn own_memory_groups() -> Vec<(Version, PathBuf, PathBuf)> {
+    match (fs::read_to_string("/proc/self/cgroup"), fs::read_to_string("/proc/self/mountinfo")) {
+        (Ok(groups), Ok(mounts)) => memory_groups(&groups, &mounts),
+        _ => Vec::new(),
+    }
+}
+
 fn control_groups() -> Vec<Room> {
-    let (Ok(groups), Ok(mounts)) =
-        (fs::read_to_string("/proc/self/cgroup"), fs::read_to_string("/proc/self/mountinfo"))
-    else {
-        return Vec::new();
-    };
     let mut rooms = Vec::new();
-    for (version, mount, group) in memory_groups(&groups, &mounts) {
+    for (version, mount, group) in own_memory_groups() {
         for dir in group.ancestors().take_while(|dir| dir.starts_with(&mount)) {
             rooms.extend(group_room(version, dir));
         }

@@ -30,6 +30,12 @@ impl Stamp {
         stamp().unwrap_or_default()
     }
 
+    /// The process's id, where it is known and means that process here.
+    pub(crate) fn pid_here(&self) -> Option<u32> {
+        let here = namespaces().is_some_and(|(pid_ns, _)| pid_ns == self.pid_ns);
+        Some(self.pid).filter(|&pid| pid != 0 && here)
+    }
+
     /// Is it certain that the process has ended?
     pub(crate) fn has_ended(&self) -> bool {
         let Some(pid) = i32::try_from(self.pid).ok().filter(|&pid| pid > 0) else { return false };
@@ -86,7 +92,8 @@ mod tests {
     #[test]
     fn a_process_has_ended_only_where_that_is_certain() {
         let own = Stamp::of_this_process();
-        assert_eq!(own.pid, std::process::id());
+        assert_eq!((own.pid, own.pid_here()), (std::process::id(), Some(std::process::id())));
+        assert_eq!(Stamp { pid_ns: own.pid_ns + 1, ..own }.pid_here(), None);
         assert!(!own.has_ended());
 
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();

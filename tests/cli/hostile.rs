@@ -210,5 +210,7 @@ fn anonymous_arrays_are_found_through_their_process() {
     assert!(run(&["inspect", path]).stdout().contains("mean       3\n"));
     assert_eq!(run(&["ls", "--named"]).stdout(), "no shared memory\n");
     drop(array);
+    // This process keeps the memory of arrays for others, until it is told not to.
+    ndshm::spare::release();
     assert!(!run(&["ls"]).stdout().contains("<u2 (7, 11)"));
 }

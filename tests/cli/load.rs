@@ -85,6 +85,38 @@ fn a_load_that_is_killed_leaves_nothing_or_all_of_it() {
 }
 
 #[test]
+fn a_save_that_is_killed_leaves_nothing_or_all_of_it() {
+    if !alone("load::a_save_that_is_killed_leaves_nothing_or_all_of_it", 256) {
+        return;
+    }
+    let len = 96 << 20;
+    let _array = SharedArray::<u8, _>::options().name("large").zeros(len).unwrap();
+    // On the same file system, where it can be seen how far it is.
+    let dir = shm("saved");
+    fs::create_dir(&dir).unwrap();
+    let used = || {
+        let stat = statvfs("/dev/shm").unwrap();
+        (stat.blocks() - stat.blocks_free()) * stat.fragment_size()
+    };
+    let before = used();
+    let mut midway = 0;
+    for _ in 0..10 {
+        let file = dir.join("copy.npy");
+        let mut child = tool().args(["save", "large"]).arg(&file).stdout(std::process::Stdio::null()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && used() < before + (8 << 20) {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        match fs::metadata(&file) {
+            Ok(metadata) => assert_eq!(metadata.len(), len as u64 + 4096),
+            Err(_) => midway += 1,
+        }
+        let _ = fs::remove_file(&file);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    }
+    assert!(midway > 0, "none was killed midway");
+}
+
+#[test]
 fn what_does_not_fit_is_said_before_anything_is_taken() {
     if !alone("load::what_does_not_fit_is_said_before_anything_is_taken", 8) {
         return;

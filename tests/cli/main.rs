@@ -8,6 +8,7 @@ mod peer;
 #[path = "../reexec/mod.rs"]
 mod reexec;
 
+mod bench;
 mod doctor;
 mod hostile;
 mod load;

@@ -9,9 +9,10 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::getppid;
 
 use super::Rival;
+use super::stream::PIECE;
 use crate::common::Result;
 use crate::peer::Process;
-use crate::reading::{Message, PIECE, Reading};
+use crate::reading::{Message, Reading};
 
 pub(super) const KIND: &str = "pull";
 

@@ -1,7 +1,7 @@
 //! Bytes that are written to a stream and read from it at the other end.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,12 @@ use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, vmsplice};
 use super::Rival;
 use crate::common::Result;
 use crate::peer::Process;
-use crate::reading::{Message, PIECE, Reading};
+use crate::reading::{Message, Reading};
+
+#[path = "../../../src/bin/ndshm/commands/bench/stream.rs"]
+mod bytes;
+
+pub(super) use bytes::PIECE;
 
 pub(super) const KIND: &str = "stream";
 
@@ -95,10 +100,7 @@ impl Rival for Stream {
             let spliced = vmsplice(&self.to, &[IoSlice::new(bytes)], SpliceFFlags::empty())?;
             bytes = &bytes[spliced..];
         }
-        self.to.write_all(bytes)?;
-        let mut answer = [0; 8];
-        self.from.read_exact(&mut answer)?;
-        Ok(u64::from_ne_bytes(answer))
+        Ok(bytes::hand_over(&mut self.to, &mut self.from, bytes)?)
     }
 }
 
@@ -106,17 +108,5 @@ impl Rival for Stream {
 pub(super) fn answer(bytes: usize, reading: Reading) -> Result<()> {
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut buffer = vec![0_u64; bytes.min(PIECE) / size_of::<u64>()];
-    loop {
-        let mut total = 0_u64;
-        for _ in 0..bytes.div_ceil(PIECE) {
-            match input.read_exact(bytemuck::cast_slice_mut(&mut buffer)) {
-                // Nothing more to read is the end.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-                read => read?,
-            }
-            total = total.wrapping_add(reading.of(&buffer));
-        }
-        output.write_all(&total.to_ne_bytes())?;
-    }
+    Ok(bytes::serve(&mut input, &mut output, bytes, |piece| reading.of(piece))?)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::options::{mode, seconds};
+use crate::options::{mebibytes, mode, seconds};
 
 /// Sees and handles typed arrays, lists and other blocks in shared memory.
 #[derive(Debug, Parser)]
@@ -26,6 +26,7 @@ Examples:
   ndshm rm climate                       when nobody needs it any more
   ndshm serve --name climate             a manager, which owns blocks for other programs
   ndshm doctor                           is this machine set up for it?
+  ndshm bench                            and what does sharing save on it?
 
 In Python a block is np.load(\"/dev/shm/climate\", mmap_mode=\"r+\"), in Rust
 SharedArray::<f64, Ix3>::attach(\"climate\").
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Prune(Prune),
     Serve(Serve),
     Doctor(Doctor),
+    Bench(Bench),
     Completions(Completions),
 }
 
@@ -84,7 +86,7 @@ pub(crate) struct Inspect {
     /// A name in /dev/shm, or a path (with a '/' in it): a .npy file, or /proc/PID/fd/N
     #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
     pub(crate) block: OsString,
-    /// Draw an array of two axes to this file, instead of statistics; at most 1024 pixels a side
+    /// Also draw an array of two axes to this file, with at most 1024 pixels a side
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) png: Option<PathBuf>,
     /// For scripts: a JSON object
@@ -218,6 +220,32 @@ pub(crate) struct Doctor {
     /// For scripts: a JSON array of objects
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Measure what sharing saves on this machine, in under a minute
+///
+/// Says first what spoils the numbers, as far as it can be seen, then hands arrays to worker processes, makes them and computes
+/// on them, beside what one would use instead. Each time is the median of several runs.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  ndshm bench\n  ndshm bench --size 512 --chart bench.svg\n  ndshm bench --quick --json"
+)]
+pub(crate) struct Bench {
+    /// Size of the large arrays
+    #[arg(long, value_name = "MIB", default_value = "64", value_parser = mebibytes)]
+    pub(crate) size: usize,
+    /// Fewer runs: a first look in a few seconds
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Also draw the times as bars, as SVG; replaces what is there
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
+    pub(crate) chart: Option<PathBuf>,
+    /// For scripts: a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// What the process is told that data is sent to
+    #[arg(long, hide = true, value_name = "BYTES")]
+    pub(crate) receive: Option<usize>,
 }
 
 /// Print a script that completes this tool's command line in a shell

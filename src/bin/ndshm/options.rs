@@ -74,6 +74,12 @@ pub(crate) fn seconds(given: &str) -> Result<Duration, String> {
     seconds.ok_or_else(|| "expected a number of seconds such as 5 or 0.5".to_owned())
 }
 
+/// A size in MiB, up to 1 TiB.
+pub(crate) fn mebibytes(given: &str) -> Result<usize, String> {
+    let mebibytes = given.parse().ok().filter(|mebibytes| (1..=1 << 20).contains(mebibytes));
+    mebibytes.ok_or_else(|| "expected a number of MiB from 1 to 1048576".to_owned())
+}
+
 /// The name that a file is loaded under where none is given: its own, without `.npy`.
 pub(crate) fn name_from(file: &Path) -> Result<String, String> {
     let stem = match file.extension() {
@@ -114,6 +120,10 @@ mod tests {
         assert_eq!((mode("640"), mode("0o600")), (Ok(0o640), Ok(0o600)));
         for bad in ["", "8", "1777", "+6", "-1", "rw"] {
             assert!(mode(bad).is_err(), "{bad}");
+        }
+        assert_eq!((mebibytes("1"), mebibytes("1048576")), (Ok(1), Ok(1 << 20)));
+        for bad in ["", "0", "-1", "1048577", "1.5", "64MiB"] {
+            assert!(mebibytes(bad).is_err(), "{bad}");
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         for bad in ["", "-1", "nan", "1e99", "x"] {

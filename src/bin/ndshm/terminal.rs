@@ -58,11 +58,22 @@ impl Terminal {
 
     /// A bar for so many bytes, which says nothing where nobody watches or it is done at once.
     pub(crate) fn bar(self, what: &str, bytes: u64) -> ProgressBar {
-        if !self.progress || bytes < LARGE {
+        if bytes < LARGE {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(10));
-        let template = "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        self.progress_bar(what, bytes, "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
+    }
+
+    /// A bar for so many steps, each of which takes a while.
+    pub(crate) fn steps(self, what: &str, steps: u64) -> ProgressBar {
+        self.progress_bar(what, steps, "{msg} [{bar:32}] {pos} of {len}")
+    }
+
+    fn progress_bar(self, what: &str, len: u64, template: &str) -> ProgressBar {
+        if !self.progress {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
         bar.set_message(what.to_owned());

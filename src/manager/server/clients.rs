@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manager::protocol::{Answer, Greeting, Request, VERSION};
+use crate::memory::step;
 use crate::sys::socket::{Received, Socket};
 use crate::wire::{self, Packet};
 
@@ -116,7 +117,10 @@ impl Client {
         if matches!(request, Request::ShutDown) {
             return Turn::WantsShutDown;
         }
-        match handle(request, fds.into_iter().next(), store) {
+        step();
+        let handled = handle(request, fds.into_iter().next(), store);
+        step();
+        match handled {
             Ok((answer, fd)) => self.answer(&answer, fd),
             Err(error) => self.answer(&Answer::Failed(error.into()), None),
         }

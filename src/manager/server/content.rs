@@ -21,8 +21,8 @@ pub(super) fn of(fd: BorrowedFd<'_>, kind: Kind) -> Result<Content> {
             let mut word = [0; 8];
             let read = file::read_at(fd, 0, &mut word)?;
             // Every item takes 25 bytes at least; where they lie is for those to read who attach.
-            let len = u64::from_le_bytes(word);
-            if read == word.len() && len <= size / 25 {
+            let len = usize::try_from(i64::from_le_bytes(word)).ok();
+            if let Some(len) = len.filter(|&len| read == word.len() && len as u64 <= size / 25) {
                 return Ok(Content::List { len });
             }
             Err(Error::new(ErrorKind::Layout, format!("found no list in a block of {size} bytes")))
@@ -35,6 +35,7 @@ pub(super) fn of(fd: BorrowedFd<'_>, kind: Kind) -> Result<Content> {
                 descr: header.dtype.descr().to_owned(),
                 shape: header.shape,
                 fortran: header.fortran_order,
+                data: (header.data_offset, header.data_len),
                 frozen: memfd::get_seals(fd)?.contains(seals),
             })
         }

@@ -11,7 +11,7 @@ use super::clients::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manager::address::Address;
 use crate::manager::protocol::{Answer, Start};
-use crate::memory::Record;
+use crate::memory::{Record, step};
 use crate::sys::process::{PidFd, poll_readable, unblock_signals};
 use crate::sys::signals::EndSignals;
 use crate::sys::socket::Socket;
@@ -25,6 +25,8 @@ pub(crate) fn server_main(socket: Socket, owner: PidFd) -> ! {
     // Before they are let in: a signal that came during the start would kill.
     let signals = EndSignals::catch(&[Signal::SIGTERM]);
     unblock_signals();
+    #[cfg(test)]
+    crate::manager::kill_tests::arm_server();
     let Some((start, record)) = hear(&socket, &owner) else { exit(FAILED) };
     let ready = signals.and_then(|signals| Ok((signals, begin(&start, record)?)));
     let (signals, mut server) = match ready {
@@ -35,6 +37,7 @@ pub(crate) fn server_main(socket: Socket, owner: PidFd) -> ! {
             exit(FAILED)
         }
     };
+    step();
     let Ok(started) = Packet::new(&Answer::Labelled(start.address)) else { exit(FAILED) };
     if started.send(&socket).is_err() && !start.detached {
         exit(FAILED);

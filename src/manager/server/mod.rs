@@ -20,6 +20,8 @@
 
 mod clients;
 mod content;
+#[cfg(test)]
+mod hostile_tests;
 mod main;
 mod store;
 
@@ -39,7 +41,7 @@ use super::Shutdown;
 use super::address::Address;
 use super::protocol::{Answer, Greeting};
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{Record, sweep_once};
+use crate::memory::{Record, step, sweep_once};
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::listener::Listener;
 use crate::sys::process::{PidFd, poll};
@@ -159,7 +161,9 @@ impl ManagerServer {
             End::Signal | End::OwnerGone => None,
         };
         self.clients.clear();
+        step();
         let (problems, _memory) = self.store.clear();
+        step();
         if let Some(mut client) = asked {
             let told = problems.iter().map(|error| Error::new(error.kind(), error.to_string()).into()).collect();
             // It has read its last answer before it asked, so there is room.

@@ -11,13 +11,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manager::protocol::{Content, Kind, Listed, check_label};
 use crate::memory::{HeldName, Record, check_is_memory};
 use crate::sys::file::{self, Trust};
+use crate::sys::fork::{Epoch, epoch};
 
 /// How long a server that ends waits for others who remove the same names, all in all.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a server holds.
-#[derive(Debug, Default)]
+/// What a server holds. Dropped, as in a panic, it lets go of everything, too.
+#[derive(Debug)]
 pub(super) struct Store {
+    /// A forked child has a copy of it, and no names.
+    epoch: Epoch,
     blocks: BTreeMap<String, Stored>,
     /// For the process that started the server.
     record: Option<Arc<Record>>,
@@ -49,7 +52,7 @@ enum Place {
 
 impl Store {
     pub(super) fn new(record: Option<Record>) -> Self {
-        Self { record: record.map(Arc::new), ..Self::default() }
+        Self { epoch: epoch(), blocks: BTreeMap::new(), record: record.map(Arc::new), last: 0 }
     }
 
     /// Gives the block behind `fd` a name that is the server's from here on.
@@ -152,7 +155,8 @@ impl Store {
         let listed = |label: String| {
             let Opened { fd, name, kind } = self.open(&label).ok()?;
             // Somebody may have written over its head.
-            let content = content::of(fd.as_fd(), kind).unwrap_or(Content::Memory);
+            let content =
+                content::of(fd.as_fd(), kind).unwrap_or_else(|error| Content::Damaged { problem: error.to_string() });
             let size = file::size(fd.as_fd()).ok()?;
             Some(Listed { label, name, size, content })
         };
@@ -194,6 +198,14 @@ impl Store {
             }
         }
         (problems, open)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.epoch == epoch() {
+            drop(self.clear());
+        }
     }
 }
 

@@ -3,139 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use super::format::{Head, SLOT};
+use super::PREFIX;
+use super::kill_support::{MANY, Other, Task, alone, ledgers_of, names_with, path, prefix, task};
+use super::prune;
 use super::step::tests::{arm, disarm};
-use super::{PREFIX, prune};
 use crate::{ErrorKind, SharedMemory};
 
-const ROLE: &str = "NDSHM_TEST_STEPS";
-/// No test has so many steps.
-const MANY: i64 = 1000;
-
-fn path(name: &str) -> PathBuf {
-    Path::new("/dev/shm").join(name)
-}
-
-fn names_with(prefix: &str) -> BTreeSet<String> {
-    let names = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with(prefix)).collect()
-}
-
-fn ledgers_of(pid: u32) -> Vec<String> {
-    let is_its = |name: &String| {
-        let bytes = fs::read(path(name)).unwrap_or_default();
-        let head = bytes.get(..SLOT).and_then(|slot| Head::parse(slot.try_into().unwrap()).ok());
-        head.is_some_and(|head| head.owner.pid == pid)
-    };
-    names_with(PREFIX).into_iter().filter(is_its).collect()
-}
-
-/// In the process that was started: what it is to do, the prefix of its names, its step and signal.
-struct Task {
-    role: String,
-    prefix: String,
-    step: i64,
-    signal: Signal,
-}
-
-fn task() -> Option<Task> {
-    let task = std::env::var(ROLE).ok()?;
-    let mut words = task.split(' ').map(str::to_owned);
-    let mut next = || words.next().unwrap();
-    let (role, prefix, step, signal) = (next(), next(), next(), next());
-    Some(Task { role, prefix, step: step.parse().unwrap(), signal: signal.parse().unwrap() })
-}
-
-/// Another process, and what it prints.
-struct Other {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Other {
-    fn start(test: &str, task: &Task) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", &format!("memory::ledger::kill_tests::{test}"), "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, format!("{} {} {} {}", task.role, task.prefix, task.step, task.signal));
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
-    }
-
-    /// Waits for its end: what it has printed, and whether it was killed.
-    #[track_caller]
-    fn end(&mut self) -> (String, bool) {
-        let mut printed = String::new();
-        self.stdout.read_to_string(&mut printed).unwrap();
-        let status = self.child.wait().unwrap();
-        let killed = status.signal() == Some(Signal::SIGKILL as i32);
-        assert!(killed || status.success(), "{status}: {printed}");
-        (printed, killed)
-    }
-
-    fn wait_for_line(&mut self, wanted: &str) {
-        let mut line = String::new();
-        while !line.contains(wanted) {
-            line.clear();
-            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended before it said {wanted}");
-        }
-    }
-
-    /// True once it has stopped, false when it has ended.
-    fn stopped(&self) -> bool {
-        let id = Id::Pid(Pid::from_raw(self.child.id().cast_signed()));
-        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        matches!(waitid(id, flags).unwrap(), WaitStatus::Stopped(..))
-    }
-
-    fn go_on(&self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGCONT).unwrap();
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs the test in a process with a `/dev/shm` of its own where this user may mount one, so that no other test sweeps
-/// what this one looks at; true in the process that is to go on.
-fn alone(test: &str) -> bool {
-    const ALONE: &str = "NDSHM_TEST_STEPS_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let mount = "mount -t tmpfs tmpfs /dev/shm";
-    let unshare = ["-m", "-rm"].into_iter().find(|flags| {
-        Command::new("unshare").args([flags, "sh", "-c", mount]).output().is_ok_and(|output| output.status.success())
-    });
-    let Some(flags) = unshare else {
-        println!("skipped: no permission to mount a /dev/shm of one's own");
-        return false;
-    };
-    let mut command = Command::new("unshare");
-    command.args([flags, "sh", "-ec", &format!("{mount}; exec \"$@\""), "sh"]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("memory::ledger::kill_tests::{test}"), "--nocapture"]).env(ALONE, "1");
-    let output = command.output().unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
-    false
-}
-
-fn prefix(what: &str, step: i64) -> String {
-    format!("ndshm-kill-{what}-{}-{step}-", std::process::id())
+fn full(test: &str) -> String {
+    format!("memory::ledger::kill_tests::{test}")
 }
 
 /// Everything that an owner does. It looks after each call whether its blocks are there, as nobody else removes them.
@@ -183,7 +62,7 @@ fn an_owner_that_is_killed_anywhere_leaves_what_the_next_sweep_finds() {
         assert!(disarm(), "it should have been killed");
         return;
     }
-    if !alone(test) {
+    if !alone(&full(test)) {
         return;
     }
     let living = SharedMemory::create(10).unwrap();
@@ -191,7 +70,7 @@ fn an_owner_that_is_killed_anywhere_leaves_what_the_next_sweep_finds() {
         let prefix = prefix("owner", step);
         fs::write(path(&format!("{prefix}foreign")), "").unwrap();
         let task = Task { role: "owner".to_owned(), prefix: prefix.clone(), step, signal: Signal::SIGKILL };
-        let mut owner = Other::start(test, &task);
+        let mut owner = Other::start(&full(test), &task);
         let (printed, killed) = owner.end();
         let pruned = prune().unwrap();
         let mut left = names_with(&prefix);
@@ -225,13 +104,13 @@ fn an_owner_that_is_stopped_anywhere_loses_nothing_to_a_sweep() {
         lead_a_life(&task.prefix);
         return;
     }
-    if !alone(test) {
+    if !alone(&full(test)) {
         return;
     }
     for step in 0..MANY {
         let prefix = prefix("stopped", step);
         let task = Task { role: "owner".to_owned(), prefix: prefix.clone(), step, signal: Signal::SIGSTOP };
-        let mut owner = Other::start(test, &task);
+        let mut owner = Other::start(&full(test), &task);
         let stopped = owner.stopped();
         let before = names_with(&prefix);
         let pruned = prune().unwrap();
@@ -253,7 +132,7 @@ fn an_owner_that_is_stopped_anywhere_loses_nothing_to_a_sweep() {
 /// Starts an owner of two blocks and kills it.
 fn leave_two(test: &str, prefix: &str) -> u32 {
     let task = Task { role: "leaves".to_owned(), prefix: prefix.to_owned(), step: -1, signal: Signal::SIGKILL };
-    let mut owner = Other::start(test, &task);
+    let mut owner = Other::start(&full(test), &task);
     owner.wait_for_line("left");
     owner.child.kill().unwrap();
     assert!(owner.end().1);
@@ -286,7 +165,7 @@ fn a_sweep_that_is_killed_anywhere_is_finished_by_the_next() {
     if let Some(task) = task() {
         return sweep_or_leave(&task);
     }
-    if !alone(test) {
+    if !alone(&full(test)) {
         return;
     }
     let living = SharedMemory::create(10).unwrap();
@@ -294,7 +173,7 @@ fn a_sweep_that_is_killed_anywhere_is_finished_by_the_next() {
         let prefix = prefix("sweep", step);
         let owner = leave_two(test, &prefix);
         let task = Task { role: "sweeps".to_owned(), prefix: prefix.clone(), step, signal: Signal::SIGKILL };
-        let (_, killed) = Other::start(test, &task).end();
+        let (_, killed) = Other::start(&full(test), &task).end();
         if !killed {
             assert_eq!(names_with(&prefix), BTreeSet::new());
         }
@@ -316,7 +195,7 @@ fn whoever_is_stopped_while_it_removes_a_name_takes_no_other_block_with_it() {
     if let Some(task) = task() {
         return sweep_or_leave(&task);
     }
-    if !alone(test) {
+    if !alone(&full(test)) {
         return;
     }
     for role in ["sweeps", "removes"] {
@@ -326,7 +205,7 @@ fn whoever_is_stopped_while_it_removes_a_name_takes_no_other_block_with_it() {
             let name = format!("{prefix}a");
             leave_two(test, &prefix);
             let task = Task { role: role.to_owned(), prefix: prefix.clone(), step, signal: Signal::SIGSTOP };
-            let mut remover = Other::start(test, &task);
+            let mut remover = Other::start(&full(test), &task);
             let stopped = remover.stopped();
             // Its name is removed and given to another block meanwhile, if that can be.
             match SharedMemory::unlink_name(&name) {

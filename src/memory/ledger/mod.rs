@@ -78,6 +78,8 @@
 mod file;
 mod format;
 #[cfg(test)]
+pub(crate) mod kill_support;
+#[cfg(test)]
 mod kill_tests;
 mod owner;
 mod owners;
@@ -93,6 +95,8 @@ pub use prune::{Pruned, PrunedBlock, prunable, prune};
 pub(crate) use record::Record;
 pub(crate) use remove::{Removal, remove, remove_open, remove_within};
 pub(crate) use step::step;
+#[cfg(test)]
+pub(crate) use step::tests::{arm, disarm};
 
 /// What the names of ledgers begin with; blocks cannot have such names.
 const PREFIX: &str = ".ndshm.";

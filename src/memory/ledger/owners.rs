@@ -47,6 +47,6 @@ fn of_ledger(path: &Path) -> Option<Vec<Owned>> {
     // An owner that writes just now may be seen half way through a slot; not three times in a row.
     let (head, entries) = (0..3).find_map(|_| read(ledger.as_fd(), &identity).ok())??;
     let alive = lock::held_elsewhere(ledger.as_fd()).ok()?.is_some() && !owner_has_ended(ledger.as_fd());
-    let pid = Some(head.owner.pid).filter(|&pid| pid != 0);
+    let pid = head.owner.pid_here();
     Some(entries.into_iter().map(|entry| Owned { name: entry.name, identity: entry.identity, pid, alive }).collect())
 }

@@ -10,6 +10,7 @@ use std::process::exit;
 use std::time::Duration;
 
 use super::control::{ControlPage, Record, Writer};
+use super::fit;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,9 +90,11 @@ fn receive(socket: &Socket) -> Received {
 
 impl Worker {
     fn welcomed(socket: Socket, index: usize) -> Self {
-        let Ok((ToWorker::Welcome { workers, call, spin }, fds)) = protocol::open(receive(&socket)) else {
+        let Ok((ToWorker::Welcome { workers, call, spin, threads, place }, fds)) = protocol::open(receive(&socket))
+        else {
             exit(CONFUSED)
         };
+        fit::settle(threads, &place);
         let page = fds.into_iter().next().map(|fd| ControlPage::map(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { exit(CONFUSED) };
         Self {

@@ -67,30 +67,27 @@ enum Content {
 
 impl Content {
     fn of_array(file: &BlockFile, array: &ArrayInfo, inspect: &Inspect, terminal: Terminal) -> Result<Self> {
-        let numeric = Numeric::of(array);
-        if let Some(path) = &inspect.png {
-            let Some(numeric) = numeric else {
-                bail!("there is no picture of elements of type '{}'", array.dtype());
-            };
-            let _locked = lock(file, inspect)?;
-            let bar = terminal.bar("drawing", array.nbytes() as u64);
-            let picture =
-                Picture::of(file, array, numeric, |count| bar.inc((count * array.dtype().item_size()) as u64))?;
-            bar.finish_and_clear();
-            picture.write_png(path)?;
-            let note = format!("{}, {} × {} pixels", text::name(path.as_os_str()), picture.width(), picture.height());
-            return Ok(Self::Array { statistics: None, note: Some(("picture", note)) });
-        }
-        let Some(numeric) = numeric else {
+        let Some(numeric) = Numeric::of(array) else {
             let note = format!("no statistics for elements of type '{}'", array.dtype());
+            ensure!(inspect.png.is_none(), "there is no picture of elements of type '{}'", array.dtype());
             return Ok(Self::Array { statistics: None, note: Some(("note", note)) });
         };
         let _locked = lock(file, inspect)?;
-        let bar = terminal.bar("reading", 2 * array.nbytes() as u64);
-        let statistics =
-            Statistics::of(file, array, numeric, |count| bar.inc((count * array.dtype().item_size()) as u64))?;
+        let passes = if inspect.png.is_some() { 3 } else { 2 };
+        let bar = terminal.bar("reading", passes * array.nbytes() as u64);
+        let progress = |count: usize| bar.inc((count * array.dtype().item_size()) as u64);
+        let picture = inspect.png.as_ref().map(|_| Picture::of(file, array, numeric, progress)).transpose()?;
+        let statistics = Some(Statistics::of(file, array, numeric, progress)?);
         bar.finish_and_clear();
-        Ok(Self::Array { statistics: Some(statistics), note: None })
+        let note = match (&inspect.png, picture) {
+            (Some(path), Some(picture)) => {
+                picture.write_png(path)?;
+                let (width, height) = (picture.width(), picture.height());
+                Some(("picture", format!("{}, {width} × {height} pixels", text::name(path.as_os_str()))))
+            }
+            _ => None,
+        };
+        Ok(Self::Array { statistics, note })
     }
 
     fn of_list(file: &BlockFile, info: &BlockInfo, inspect: &Inspect) -> Result<Self> {
@@ -247,7 +244,11 @@ impl Sheet {
         let processes = Processes::look();
         let mapping = processes.mapping(info.id());
         let mapped: Vec<String> = mapping.iter().map(|p| format!("{} {}", p.name, p.pid)).collect();
-        self.line(out, "mapped by", if mapped.is_empty() { "nobody".to_owned() } else { mapped.join(", ") }.as_str())?;
+        self.line(
+            out,
+            "mapped by",
+            if mapped.is_empty() { "nobody that is seen".to_owned() } else { mapped.join(", ") }.as_str(),
+        )?;
         self.line(out, "state", &self.state(info))
     }
 

@@ -1,5 +1,6 @@
 //! What the tool does: one file a command.
 
+mod bench;
 mod doctor;
 mod inspect;
 mod load;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
             None => serve::run(&options, &mut out),
         },
         Command::Doctor(options) => doctor::run(&options, terminal, &mut out),
+        Command::Bench(options) => bench::run(&options, terminal, &mut out),
         Command::Completions(options) => Ok(out.write_all(&options.script()).map(|()| Outcome::Done)?),
     }?;
     out.flush()?;

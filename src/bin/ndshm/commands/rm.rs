@@ -45,7 +45,7 @@ fn remove(name: &OsStr, block: Option<&BlockInfo>, force: bool) -> Result<()> {
             bail!("{shown} is owned by {owner}, which runs and removes it by itself; --force removes the name now");
         }
         BlockOwner::Unknown if !force => {
-            bail!("{shown} is another user's, {}; --force tries all the same", block.uid())
+            bail!("{shown} belongs to user {}; --force tries all the same", block.uid())
         }
         _ => {}
     }
