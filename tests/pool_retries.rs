@@ -164,6 +164,34 @@ fn when_all_workers_die_others_do_their_work() {
 }
 
 #[test]
+fn a_worker_may_end_in_any_way() {
+    let pool = two();
+    let flags = Flags::new();
+    let mut array = SharedArray::<usize, _>::zeros(40).unwrap();
+    pool.call()
+        .retries(1)
+        .for_each((array.chunks_mut().rows(1), Param(&flags.path())), |(mut row, flags), chunk| {
+            if chunk.index() % 8 == 0 && is_first(&flags, &chunk.index().to_string()) {
+                row.fill(99);
+                match chunk.index() / 8 {
+                    0 => std::process::exit(0),
+                    1 => std::process::abort(),
+                    2 => raise_signal(Signal::SIGSEGV).unwrap(),
+                    3 => raise_signal(Signal::SIGTERM).unwrap(),
+                    _ => drop((3..256).map(nix::unistd::close).collect::<Vec<_>>()),
+                }
+            }
+            row.fill(chunk.index());
+        })
+        .unwrap();
+    assert!(array.read().unwrap().iter().copied().eq(0..40));
+    // The one that closed its descriptors may have returned before that was seen.
+    pool.for_each((), |(), _| ()).unwrap();
+    pool.for_each((), |(), _| ()).unwrap();
+    assert_eq!(pool.map(Each(&[1, 2, 3]), |item, _| item).unwrap(), [1, 2, 3]);
+}
+
+#[test]
 fn calls_too_long_for_the_page_are_tried_again_too() {
     let pool = two();
     let flags = Flags::new();

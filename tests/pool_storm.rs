@@ -102,7 +102,7 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
     let mut array = SharedArray::<u64, _>::zeros(ROWS).unwrap();
     let source = SharedArray::<u64, _>::from_shape_fn(ROWS, |row| row as u64 + 1).unwrap();
     let (over, killed) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (mut whole, mut longest) = (0_u64, Duration::ZERO);
+    let (mut whole, mut slow, mut longest) = (0_u64, 0_u64, Duration::ZERO);
     let start = Instant::now();
     let mut after_a_while = None;
     thread::scope(|scope| {
@@ -122,6 +122,7 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
                 },
             );
             longest = longest.max(begin.elapsed());
+            slow += u64::from(begin.elapsed() > Duration::from_millis(900));
             whole += u64::from(check(call, outcome, &mut array));
             if call == calls / 5 {
                 // The pool is whole when this is counted.
@@ -138,7 +139,7 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
     assert_whole(&pool);
     let (before, after) = (after_a_while.unwrap(), holdings());
     println!(
-        "{calls} calls in {took:.1?}, {killed} workers killed, {whole} calls whole, the longest took {longest:.1?}"
+        "{calls} calls in {took:.1?}, {killed} workers killed, {whole} calls whole, {slow} took over 0.9 s, the longest {longest:.1?}"
     );
     println!("after a fifth: {before:?}\nat the end:    {after:?}");
     assert!(killed * 20 > calls, "hardly anybody was killed");

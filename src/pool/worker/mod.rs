@@ -223,6 +223,9 @@ fn keep(fd: &OwnedFd, len: usize, writable: bool) -> Result<Kept> {
         return Err(Error::new(ErrorKind::Layout, format!("the block has {size} bytes, expected {len}")));
     }
     let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
-    let mapping = Mapping::new(fd.as_fd(), len, access, true, false)?;
+    let mut mapping = Mapping::new(fd.as_fd(), len, access, true, false)?;
+    if writable && file::is_whole(fd.as_fd(), len) {
+        mapping.allow_populating_ahead();
+    }
     Ok(Kept { id: file::identity(fd.as_fd())?, mapping, _lending: None })
 }

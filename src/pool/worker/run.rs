@@ -140,7 +140,7 @@ impl Worker {
                 Some(Ok(kept)) => {
                     let mapping = &kept.mapping;
                     let writable = *writable && mapping.access() == Access::ReadWrite;
-                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable })
+                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
                 }
                 Some(Err(error)) => {
                     Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
