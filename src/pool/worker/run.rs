@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
-use super::{Worker, panics};
+use super::{Kept, Worker, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
@@ -63,12 +63,20 @@ impl<S: System> Worker<S> {
     /// none was drawn.
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
         let mut record = std::mem::take(&mut self.record);
-        let ran = self.run_into(&mut record, call, task, message);
-        self.record = record;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let ran = self.run_into(&mut record, &mut leaving, call, task, message);
+        (self.record, self.leaving) = (record, leaving);
         ran
     }
 
-    fn run_into(&self, record: &mut Record, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
+    fn run_into(
+        &self,
+        record: &mut Record,
+        leaving: &mut Vec<Result<Kept>>,
+        call: u64,
+        task: TaskRef,
+        message: &CallMessage,
+    ) -> Result<()> {
         let blocks = self.find_blocks(message)?;
         let lent = note_lent(self.ids_of(message));
         let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
@@ -83,8 +91,13 @@ impl<S: System> Worker<S> {
             }
             let failed = ended.is_err();
             self.report(&mut writer, chunk, ended, record);
-            if pace.is_due(S::now) || failed {
+            let due = pace.is_due(S::now);
+            if due || failed {
                 self.page.note_news(self.index);
+            }
+            if due {
+                // The call goes on for a while.
+                leaving.clear();
             }
         }
         // The blocks are the parent's again when it knows that this worker has finished.
