@@ -147,9 +147,23 @@ impl Reader {
         buffer: impl Fn(&mut T) -> &mut Vec<u8>,
         mut note: impl FnMut(&mut T, Entry) -> bool,
     ) -> Result<()> {
+        let noted = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
+        self.read_noted(page, worker, noted, target, buffer, &mut note)
+    }
+
+    /// [`read`](Self::read) for what was noted: chunks that are done, and how much of the area is filled, which may be of a
+    /// later time.
+    fn read_noted<T, M: Memory>(
+        &mut self,
+        page: &ControlPage<M>,
+        worker: usize,
+        (mut done, written): (Option<Range<usize>>, usize),
+        target: &mut T,
+        buffer: impl Fn(&mut T) -> &mut Vec<u8>,
+        note: &mut impl FnMut(&mut T, Entry) -> bool,
+    ) -> Result<()> {
         let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
         let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
-        let (mut done, written) = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
         if written > self.read && written <= M::RESULTS_LEN {
             let bytes = buffer(target);
             let mut at = bytes.len();
@@ -194,5 +208,44 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A healthy worker was killed for saying a chunk twice: the range of done chunks was read before the worker had moved
+    /// on, and the area after that.
+    #[test]
+    fn a_range_that_was_read_before_the_area_is_told_once() {
+        let page: ControlPage = ControlPage::create(1).unwrap();
+        let mut writer = Writer::new(&page, 0, 7);
+        let mut reader = Reader::default();
+        let read = |reader: &mut Reader, noted| -> Vec<Range<usize>> {
+            let mut told = Vec::new();
+            let note = &mut |_: &mut Vec<u8>, entry| {
+                let Entry::Nothing(chunks) = entry else { return false };
+                told.extend((!chunks.is_empty()).then_some(chunks));
+                true
+            };
+            reader.read_noted(&page, 0, noted, &mut Vec::new(), |buffer| buffer, note).unwrap();
+            told
+        };
+        assert!(writer.nothing(0));
+        let (before, _) = page.noted(0, 7);
+        assert_eq!(before, Some(0..1));
+        assert!(writer.nothing(2) && writer.nothing(1));
+        let (now, written) = page.noted(0, 7);
+        assert_eq!(read(&mut reader, (before, written)), [0..1, 2..3]);
+        assert_eq!(read(&mut reader, (now, written)), [1..2]);
+
+        // The same where the range was known from an earlier look, and has grown since.
+        let (before, written_before) = page.noted(0, 7);
+        assert!(writer.nothing(4));
+        assert!(read(&mut reader, (before.clone(), written_before)).is_empty());
+        let (_, written) = page.noted(0, 7);
+        assert!(read(&mut reader, (before, written)).is_empty());
+        assert_eq!(read(&mut reader, page.noted(0, 7)), [4..5]);
     }
 }
