@@ -193,3 +193,59 @@ impl Reader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Chunks return nothing and something in turns, so that no range of *done* grows.
+    #[test]
+    fn no_chunk_is_told_twice_however_reading_and_writing_meet() {
+        const CHUNKS: usize = 20_000;
+        // A worker was killed for outcomes that were taken for damaged: the parent looked between two of its words while
+        // it went on with two ranges more. That took some dozen calls.
+        let page = &ControlPage::create(1).unwrap();
+        for call in 1..60 {
+            let told = std::thread::scope(|scope| {
+                let writing = scope.spawn(move || {
+                    let mut writer = Writer::new(page, 0, call);
+                    let mut record = Record::default();
+                    for chunk in 0..CHUNKS {
+                        if chunk % 2 == 0 {
+                            writer.nothing(chunk);
+                        } else {
+                            record.cleared().push(7);
+                            writer.value(chunk, &mut record);
+                        }
+                    }
+                    writer
+                });
+                let (mut reader, mut told, mut bytes) = (Reader::default(), BTreeSet::new(), Vec::new());
+                let mut read = |finished| {
+                    bytes.clear();
+                    reader.read(
+                        page,
+                        (0, call, finished),
+                        &mut bytes,
+                        |bytes| bytes,
+                        |_, entry| match entry {
+                            Entry::Nothing(mut chunks) => chunks.all(|chunk| told.insert(chunk)),
+                            Entry::Value(chunk, _) => told.insert(chunk),
+                            Entry::Failure(..) => false,
+                        },
+                    )
+                };
+                while !writing.is_finished() {
+                    read(false).unwrap();
+                }
+                let writer = writing.join().unwrap();
+                writer.finish();
+                read(true).unwrap();
+                told.len()
+            });
+            assert_eq!(told, CHUNKS);
+        }
+    }
+}
