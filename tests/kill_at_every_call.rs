@@ -10,12 +10,17 @@ mod tracer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use ndshm::{SharedArray, SharedMemory};
-use nix::unistd::gettid;
+use ndshm::{ErrorKind, SharedArray, SharedMemory, SharedMemoryManager};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, gettid};
 use peer::{Peer, hear, say};
 use reexec::{all_shm_names, role};
 use tracer::Traced;
+
+ndshm::init_before_main!();
 
 /// No role makes so many calls.
 const MANY: usize = 3000;
@@ -32,8 +37,8 @@ fn there(name: &str) -> bool {
 fn alone(test: &str) -> bool {
     if role().is_some() {
         // A thread that is traced cannot be waited for with an end.
-        std::thread::spawn(|| {
-            std::thread::sleep(std::time::Duration::from_secs(120));
+        thread::spawn(|| {
+            thread::sleep(Duration::from_secs(120));
             eprintln!("it hangs");
             std::process::abort();
         });
@@ -65,6 +70,42 @@ fn lead_a_life() {
     drop(last);
 }
 
+/// Starts a manager, says which thread of this process and which one of its server's could be traced, and then does all that
+/// one does with a manager. Where its server is gone, it is told so, and cleans up itself.
+fn manage() {
+    let manager = SharedMemoryManager::start().unwrap();
+    let first = manager.options().name("first").shared_memory(10).unwrap();
+    say(&gettid().to_string());
+    say(&manager.server_pid().to_string());
+    assert_eq!(hear(), "go");
+    let served = || {
+        let second = manager.options().name("second").shared_memory(10)?;
+        let _array = manager.array::<u8, _>(10)?;
+        assert!(there("first") && there("second"));
+        manager.remove("first")?;
+        assert!(!there("first"));
+        drop((first, second));
+        manager.list()
+    };
+    let gone = match served() {
+        Ok(listed) => {
+            assert_eq!(listed.len(), 2);
+            false
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+            true
+        }
+    };
+    say("ending");
+    let ended = manager.shutdown().unwrap();
+    assert!(ended.problems().is_empty(), "{:?}", ended.problems());
+    assert!(ended.server_was_gone() || !gone);
+    // At once, and nobody has swept.
+    assert_eq!(all_shm_names(), [""; 0]);
+    say(if ended.server_was_gone() { "the server was gone" } else { "in order" });
+}
+
 /// What the processes do that the tests start: `ROLE` or `ROLE nameless`, without files that have no name.
 fn play() -> bool {
     let Some((role, how)) = peer::role() else { return false };
@@ -77,10 +118,13 @@ fn play() -> bool {
         hear();
         return true;
     }
-    say(&gettid().to_string());
-    assert_eq!(hear(), "go");
+    if role != "manager" {
+        say(&gettid().to_string());
+        assert_eq!(hear(), "go");
+    }
     match role.as_str() {
         "owner" => lead_a_life(),
+        "manager" => manage(),
         _ => drop(ndshm::prune().unwrap()),
     }
     true
@@ -201,4 +245,85 @@ fn an_owner_that_is_stopped_before_any_call_loses_nothing_to_a_sweep() {
         assert_clean(how, &["kept"]);
         fs::remove_file(path("kept")).unwrap();
     }
+}
+
+/// Whom of the two that make a manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Owner,
+    Server,
+}
+
+/// Starts a manager and traces its owner or its server, which is stopped; `None` where this user may trace none.
+fn start_manager(test: &str, whom: Whom, how: &str) -> Option<(Peer, u32, Traced)> {
+    let mut owner = Peer::start(test, "manager", how);
+    let (own, server): (i32, i32) = (owner.next().parse().unwrap(), owner.next().parse().unwrap());
+    let traced = Traced::seize(if whom == Whom::Owner { own } else { server })?;
+    owner.tell("go");
+    Some((owner, server.unsigned_abs(), traced))
+}
+
+fn wait_until_gone(pid: u32) {
+    let gone = || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    let end = Instant::now() + Duration::from_secs(30);
+    while !gone() {
+        assert!(Instant::now() < end, "process {pid} has not ended");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_manager_whose_owner_or_server_is_killed_before_any_call_is_cleaned_up_by_the_other() {
+    let test = "a_manager_whose_owner_or_server_is_killed_before_any_call_is_cleaned_up_by_the_other";
+    if play() || !alone(test) {
+        return;
+    }
+    for (whom, how) in [(Whom::Server, "nameless"), (Whom::Owner, "nameless"), (Whom::Server, "named")] {
+        for call in 0.. {
+            assert!(call < MANY, "it never came to its end");
+            let Some((mut owner, server, mut traced)) = start_manager(test, whom, how) else { return };
+            let ended = !(0..=call).all(|_| traced.next_call());
+            if !ended && whom == Whom::Owner {
+                owner.signal_kill();
+                traced.end();
+            } else if !ended {
+                kill(Pid::from_raw(server.cast_signed()), Signal::SIGKILL).unwrap();
+                traced.end();
+            }
+            let said = owner.all();
+            wait_until_gone(server);
+            let at = format!("{whom:?}, {how}, call {call}: {said}");
+            if whom == Whom::Server {
+                let end = if ended { "in order" } else { "the server was gone" };
+                // It may have answered to the shutdown before it was killed.
+                assert!(said.contains(end) || said.contains("in order"), "{at}");
+            }
+            assert!(!said.contains("panicked"), "{at}");
+            // Nobody has swept.
+            assert_clean(&at, &[]);
+            if ended {
+                assert!(call > 20, "only {call} calls of {whom:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_stopped_before_any_call_loses_nothing_to_a_sweep() {
+    let test = "a_server_that_is_stopped_before_any_call_loses_nothing_to_a_sweep";
+    if play() || !alone(test) {
+        return;
+    }
+    let Some((owner, server, mut traced)) = start_manager(test, Whom::Server, "nameless") else { return };
+    let mut calls = 0;
+    while traced.next_call() {
+        let pruned = ndshm::prune().unwrap();
+        assert!(pruned.blocks().is_empty() && pruned.problems().is_empty(), "call {calls}: {pruned:?}");
+        calls += 1;
+    }
+    assert!(calls > 20, "only {calls} calls");
+    owner.succeeded();
+    wait_until_gone(server);
+    assert_clean("at the end", &[]);
 }

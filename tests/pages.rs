@@ -98,3 +98,32 @@ fn workers_and_attached_handles_have_the_same_huge_pages() {
     });
     assert_eq!(mapped.unwrap(), [HUGE_KIB]);
 }
+
+/// How much of the block whose elements begin there the process has mapped, in KiB.
+fn mapped(elements: *const u8) -> usize {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = format!("{:x}-", block_of(elements));
+    let mapping = smaps.lines().skip_while(|line| !line.starts_with(&start));
+    let line = mapping.skip(1).find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_worker_has_the_rows_that_it_is_going_to_write_mapped_and_no_memory_made_for_them() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let mut lazy = SharedArray::<u8, _>::options().reserve(Reserve::Lazily).zeros(LEN).unwrap();
+    let mut small = SharedArray::<u8, _>::options().huge_pages(HugePages::Never).zeros(LEN).unwrap();
+    let seen = |array: &mut SharedArray<u8, Ix1>| {
+        // The first row of each chunk alone is touched.
+        pool.map(array.chunks_mut().rows(MIB), |mut rows, chunk| {
+            let before = if chunk.index() == 0 { mapped(rows.as_ptr()) } else { 0 };
+            rows[0] = 1;
+            before
+        })
+    };
+    assert!(seen(&mut lazy).unwrap()[0] < 64);
+    assert!(taken(&mut lazy) < MIB, "{} bytes", taken(&mut lazy));
+    let before = seen(&mut small).unwrap()[0];
+    assert!(before == 0 || before >= 1024, "{before} KiB: all of the chunk, or nothing where the kernel cannot");
+    assert_eq!(small.read().unwrap().iter().map(|&byte| usize::from(byte)).sum::<usize>(), LEN / MIB);
+}

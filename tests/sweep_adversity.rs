@@ -565,7 +565,7 @@ fn a_dev_shm_that_is_full_or_read_only_is_an_error_that_says_so() {
 
     owner(test, "owner", "").kill();
     let remount = |how: &str| {
-        let status = Command::new("mount").args(["-o", &format!("remount,{how}"), "/dev/shm"]).status().unwrap();
+        let status = Command::new("mount").args(["-o", &format!("remount,bind,{how}"), "/dev/shm"]).status().unwrap();
         assert!(status.success());
     };
     remount("ro");

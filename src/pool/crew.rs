@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
-use super::control::{ControlPage, Reader};
+use super::control::{ControlPage, MAX_CALL, Reader};
 use super::plan::{BlockAccess, BlockUse};
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::watch::Watch;
@@ -125,8 +125,10 @@ impl Crew {
         self.stop = stop;
     }
 
-    /// A call number that was never used.
+    /// A call number that was never used. To be asked for after [`replace_dead`](Self::replace_dead), which sees to it that
+    /// there is one.
     pub(crate) fn next_call(&mut self) -> u64 {
+        debug_assert!(self.last_call < MAX_CALL, "call numbers have begun again in time");
         self.last_call += 1;
         self.last_call
     }
@@ -177,6 +179,9 @@ impl Crew {
     /// Where one of them could not be started. The others are there, and a call can go on with them.
     pub(crate) fn replace_dead(&mut self) -> Result<()> {
         self.take_news();
+        if self.last_call == MAX_CALL {
+            self.begin_again();
+        }
         if std::mem::take(&mut self.suspicious) {
             for index in 0..self.members.len() {
                 // A worker that is idle has nothing to say: if its socket is readable, it is closed.
@@ -186,6 +191,46 @@ impl Crew {
             }
         }
         self.replace_missing()
+    }
+
+    /// Ends all workers, so that numbers which they have seen can be used again: after days of calls without a pause.
+    #[cold]
+    fn begin_again(&mut self) {
+        self.dismiss();
+        self.page.begin_again();
+        self.described = None;
+        self.last_call = 0;
+    }
+
+    /// Ends all workers: their sockets close, and who has not ended soon after is killed. None is left, not even as a
+    /// zombie.
+    fn dismiss(&mut self) {
+        let leaving: Vec<_> = self
+            .members
+            .iter_mut()
+            .filter_map(Option::take)
+            .map(|Member { index, process: WorkerProcess { pidfd, socket, .. }, .. }| {
+                // Reaches the worker even where a forked child has the socket as well.
+                socket.shut_down();
+                drop(socket);
+                // Who looks for this message finds the end of the file.
+                self.page.note_mail(index);
+                pidfd
+            })
+            .collect();
+        let deadline = Instant::now() + FAREWELL;
+        for pidfd in leaving {
+            if pidfd.wait_timeout(deadline.saturating_duration_since(Instant::now())).is_none() {
+                let _ = pidfd.kill(libc::SIGKILL);
+                pidfd.wait();
+            }
+        }
+    }
+
+    /// As after so many calls.
+    #[cfg(test)]
+    pub(super) fn skip_to_call(&mut self, call: u64) {
+        self.last_call = call;
     }
 
     /// Is no worker there at all?
@@ -437,28 +482,8 @@ impl Member {
     }
 }
 
-/// Ends all workers: their sockets close, and who has not ended soon after is killed. None is left, not even as a zombie.
 impl Drop for Crew {
     fn drop(&mut self) {
-        let leaving: Vec<_> = self
-            .members
-            .iter_mut()
-            .filter_map(Option::take)
-            .map(|Member { index, process: WorkerProcess { pidfd, socket, .. }, .. }| {
-                // Reaches the worker even where a forked child has the socket as well.
-                socket.shut_down();
-                drop(socket);
-                // Who looks for this message finds the end of the file.
-                self.page.note_mail(index);
-                pidfd
-            })
-            .collect();
-        let deadline = Instant::now() + FAREWELL;
-        for pidfd in leaving {
-            if pidfd.wait_timeout(deadline.saturating_duration_since(Instant::now())).is_none() {
-                let _ = pidfd.kill(libc::SIGKILL);
-                pidfd.wait();
-            }
-        }
+        self.dismiss();
     }
 }

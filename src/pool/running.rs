@@ -548,11 +548,29 @@ impl Drop for Running<'_> {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Ix1;
+
     use super::*;
+    use crate::SharedArray;
+    use crate::pool::Chunk;
     use crate::pool::args::{Args, Each};
+    use crate::pool::control::MAX_CALL;
     use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
     use crate::pool::task::{Plain, TaskRef};
+
+    fn crew(workers: usize) -> Crew {
+        Crew::start(CrewOptions { workers, ..CrewOptions::default() }).unwrap()
+    }
+
+    /// A call of a task that takes and returns numbers.
+    fn message<A: Args>(crew: &mut Crew, plan: &mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> CallMessage {
+        let Division { count, rows, len } = plan.divide(crew.len()).unwrap();
+        let task = TaskRef::new::<A, u32, Plain>(task).address().unwrap();
+        let blocks = plan.blocks.iter().map(|block| (block.core.memory().lock().block().serial(), false)).collect();
+        let leaves = plan.leaves.clone();
+        CallMessage { call: crew.next_call(), task, count, rows, len, blocks, leaves, left: None }
+    }
 
     /// A call over the items 0 to 5, whose tasks double theirs.
     fn doubling(crew: &mut Crew) -> CallMessage {
@@ -560,26 +578,34 @@ mod tests {
         let args = Each(&items);
         let mut plan = Plan::new();
         args.describe(&mut plan).unwrap();
-        let division = plan.divide(2).unwrap();
-        let task = TaskRef::new::<Each<'_, u32>, u32, Plain>(|item, _| 2 * item).address().unwrap();
-        let Plan { leaves, .. } = plan;
-        let Division { count, rows, len } = division;
-        CallMessage { call: crew.next_call(), task, count, rows, len, blocks: Vec::new(), leaves, left: None }
+        message::<Each<'_, u32>>(crew, &mut plan, |item, _| 2 * item)
+    }
+
+    fn stop(crew: &Crew, index: usize) {
+        let process = crew.member(index).unwrap().process();
+        process.pidfd.kill(libc::SIGSTOP).unwrap();
+        let stat = format!("/proc/{}/stat", process.pid);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
+    }
+
+    fn go_on(crew: &Crew, index: usize) {
+        crew.member(index).unwrap().process().pidfd.kill(libc::SIGCONT).unwrap();
+    }
+
+    fn results(running: Running<'_>) -> Vec<u32> {
+        let settled = running.finish(&mut |_| ()).unwrap();
+        assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
+        settled.results.decode().unwrap()
     }
 
     #[test]
     fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
-        let mut crew = Crew::start(CrewOptions { workers: 2, ..CrewOptions::default() }).unwrap();
+        let mut crew = crew(2);
         let page = Arc::clone(crew.page());
-        let stopped = [0, 1].map(|index| {
-            let pidfd = &crew.member(index).unwrap().process().pidfd;
-            pidfd.kill(libc::SIGSTOP).unwrap();
-            crew.pids()[index]
-        });
-        let is_stopped = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
-        while !stopped.into_iter().all(is_stopped) {
-            std::thread::yield_now();
-        }
+        stop(&crew, 0);
+        stop(&crew, 1);
         let message = doubling(&mut crew);
         let call = message.call;
         let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
@@ -587,9 +613,58 @@ mod tests {
         assert_eq!(page.draw(1, call, 2), Some(3));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
-        running.crew.member(0).unwrap().process().pidfd.kill(libc::SIGCONT).unwrap();
-        let settled = running.finish(&mut |_| ()).unwrap();
-        assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
-        assert_eq!(settled.results.decode::<u32>().unwrap(), [0, 2, 4, 6, 8, 10]);
+        go_on(running.crew, 0);
+        assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
+    }
+
+    #[test]
+    fn a_crew_that_has_used_all_call_numbers_starts_afresh_and_goes_on() {
+        let mut crew = crew(2);
+        crew.skip_to_call(MAX_CALL - 2);
+        let mut calls = Vec::new();
+        let mut crews = Vec::new();
+        for _ in 0..4 {
+            crew.replace_dead().unwrap();
+            let message = doubling(&mut crew);
+            calls.push(message.call);
+            crews.push(crew.pids());
+            let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+            assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
+        }
+        assert_eq!(calls, [MAX_CALL - 1, MAX_CALL, 1, 2]);
+        assert!(crews[0] == crews[1] && crews[1] != crews[2] && crews[2] == crews[3], "{crews:?}");
+    }
+
+    /// How often this process has mapped memory that the crate made.
+    fn mappings() -> u32 {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains("memfd:ndshm")).count().try_into().unwrap()
+    }
+
+    fn empty(crew: &mut Crew) -> Vec<u32> {
+        let message = message::<()>(crew, &mut Plan::new(), |(), _| mappings());
+        results(Running::start(crew, &[], message, Limits::default()).unwrap())
+    }
+
+    #[test]
+    fn a_dropped_array_is_unmapped_after_the_call_that_is_announced() {
+        let mut crew = crew(1);
+        let array = SharedArray::<u8, Ix1>::zeros(1 << 20).unwrap();
+        let args = &array;
+        let mut with_array = Plan::new();
+        args.describe(&mut with_array).unwrap();
+        let without = empty(&mut crew);
+        let lending = message::<&SharedArray<u8, Ix1>>(&mut crew, &mut with_array, |_, _| mappings());
+        let with = results(Running::start(&mut crew, &with_array.blocks, lending, Limits::default()).unwrap());
+        assert_eq!((without.len(), with.clone()), (1, vec![without[0] + 1]));
+
+        stop(&crew, 0);
+        let serial = array.core().memory().lock().block().serial();
+        crew.forget(&mut vec![serial]);
+        let message = message::<()>(&mut crew, &mut Plan::new(), |(), _| mappings());
+        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+        go_on(running.crew, 0);
+        assert_eq!(results(running), with, "the call did not have to wait");
+        assert_eq!(empty(&mut crew), without);
     }
 }

@@ -21,7 +21,11 @@ pub(super) fn run(
     let blocks: Vec<_> = plan
         .blocks
         .iter()
-        .map(|block| MappedBlock { bytes: block.core.bytes(), writable: block.access == BlockAccess::Write })
+        .map(|block| MappedBlock {
+            bytes: block.core.bytes(),
+            writable: block.access == BlockAccess::Write,
+            fresh: None,
+        })
         .collect();
     let mut tally = Tally::new(division);
     for index in 0..division.count {

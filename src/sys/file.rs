@@ -248,6 +248,12 @@ pub(crate) fn size(fd: BorrowedFd<'_>) -> Result<u64> {
     Ok(stat_of(fd)?.st_size.unsigned_abs())
 }
 
+/// Does the file have memory, or room on its disk, for all of its first `len` bytes?
+pub(crate) fn is_whole(fd: BorrowedFd<'_>, len: usize) -> bool {
+    stat_of(fd)
+        .is_ok_and(|stat| u64::try_from(stat.st_blocks).is_ok_and(|blocks| blocks.saturating_mul(512) >= len as u64))
+}
+
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<FileId> {
     Ok(FileId::of(&stat_of(fd)?))
 }

@@ -62,10 +62,10 @@ pub(crate) fn shm_names() -> Vec<String> {
     names
 }
 
-/// All names in `/dev/shm`.
+/// All names in `/dev/shm`; those of other programs need not be text.
 pub(crate) fn all_shm_names() -> Vec<String> {
-    let mut names: Vec<_> =
-        std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let entries = std::fs::read_dir("/dev/shm").unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::Pod;
 use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension};
 
-use super::{Args, Cursor, Sealed, mark_of, mix, out_of_step};
+use super::{Args, Cursor, MappedBlock, Sealed, mark_of, mix, out_of_step};
 use crate::array::{Chunks, ChunksMut, Core, Elements, FrozenArray, SharedArray, Source};
 use crate::error::Result;
 use crate::pool::plan::{ArrayLeaf, BlockAccess, Plan};
@@ -32,22 +32,25 @@ fn leaf<T: Pod, D: Dimension>(core: &Core, elements: &Elements<T, D>) -> ArrayLe
 /// An axis and a range of its indices.
 type Rows = (Axis, Range<usize>);
 
-/// The array that the cursor stands at, and, where it is split, the rows of the cursor's chunk.
-fn place<T: Pod, D: Dimension>(cursor: &mut Cursor<'_>, writable: bool) -> Result<(Elements<T, D>, Option<Rows>)> {
+/// The array that the cursor stands at, and, where it is split, the rows of the cursor's chunk; and the block it lies in.
+fn place<'a, T: Pod, D: Dimension>(
+    cursor: &mut Cursor<'a>,
+    writable: bool,
+) -> Result<(Elements<T, D>, Option<Rows>, MappedBlock<'a>)> {
     let chunk = cursor.chunk;
-    let (leaf, bytes) = cursor.array(writable)?;
+    let (leaf, block) = cursor.array(writable)?;
     let rank = leaf.shape.len();
     if D::NDIM.is_some_and(|fixed| fixed != rank) {
         return Err(out_of_step());
     }
     let mut dim = D::zeros(rank);
     dim.slice_mut().copy_from_slice(&leaf.shape);
-    let elements = Elements::new(bytes, leaf.offset, dim, leaf.fortran)?;
+    let elements = Elements::new(block.bytes, leaf.offset, dim, leaf.fortran)?;
     let rows = leaf.split.map(|(axis, rows)| {
         let start = chunk.saturating_mul(rows);
         (Axis(axis), start..start.saturating_add(rows))
     });
-    Ok((elements, rows))
+    Ok((elements, rows, block))
 }
 
 impl<T, D> Sealed for ChunksMut<'_, T, D> {}
@@ -62,11 +65,13 @@ impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
     }
 
     unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, rows) = place(cursor, true)?;
+        let (elements, rows, block) = place(cursor, true)?;
         let (axis, rows) = rows.ok_or_else(out_of_step)?;
         // SAFETY: mapped for `'a` by the cursor. The call holds the block's exclusive lock, no other argument of the call
         // lies in the block, chunks are disjoint ranges of rows, and this chunk is in nobody else's hands.
-        Ok(unsafe { elements.rows_mut(axis, rows) })
+        let view = unsafe { elements.rows_mut(axis, rows) };
+        block.ready(&view);
+        Ok(view)
     }
 }
 
@@ -86,7 +91,7 @@ impl<T: Pod, D: Dimension> Args for Chunks<'_, T, D> {
     }
 
     unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, rows) = place(cursor, false)?;
+        let (elements, rows, _) = place(cursor, false)?;
         let (axis, rows) = rows.ok_or_else(out_of_step)?;
         // SAFETY: mapped for `'a` by the cursor. The call holds the block's shared lock, or nobody can write it, and no
         // argument of the call writes to it.
@@ -104,7 +109,7 @@ impl<T: Pod, D: Dimension> Args for &SharedArray<T, D> {
     }
 
     unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, _) = place(cursor, false)?;
+        let (elements, ..) = place(cursor, false)?;
         // SAFETY: as for chunks.
         Ok(unsafe { elements.view() })
     }
@@ -120,7 +125,7 @@ impl<T: Pod, D: Dimension> Args for &FrozenArray<T, D> {
     }
 
     unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, _) = place(cursor, false)?;
+        let (elements, ..) = place(cursor, false)?;
         // SAFETY: mapped for `'a` by the cursor; the kernel lets nobody write.
         Ok(unsafe { elements.view() })
     }

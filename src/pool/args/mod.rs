@@ -13,9 +13,12 @@ mod values;
 
 pub use values::{Each, Param};
 
+use ndarray::{ArrayViewMut, Dimension};
+
 use super::plan::{ArrayLeaf, Leaf, Plan};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::map::Mapping;
 
 /// What can be handed to the tasks of a [`Pool`](crate::Pool).
 ///
@@ -86,6 +89,18 @@ pub struct Cursor<'a> {
 pub(crate) struct MappedBlock<'a> {
     pub(crate) bytes: Bytes<'a>,
     pub(crate) writable: bool,
+    /// Its mapping, of which a process has not touched all pages yet.
+    pub(crate) fresh: Option<&'a Mapping>,
+}
+
+impl MappedBlock<'_> {
+    /// Readies what a task is going to write, where it lies in a row.
+    fn ready<T, D: Dimension>(&self, rows: &ArrayViewMut<'_, T, D>) {
+        if let (Some(mapping), Some(elements)) = (self.fresh, rows.as_slice_memory_order()) {
+            let start = elements.as_ptr().addr() - self.bytes.start().as_ptr().addr();
+            mapping.populate_ahead(start..start + size_of_val(elements));
+        }
+    }
 }
 
 impl<'a> Cursor<'a> {
@@ -93,10 +108,10 @@ impl<'a> Cursor<'a> {
         Self { leaves: leaves.iter(), blocks, chunk }
     }
 
-    fn array(&mut self, writable: bool) -> Result<(&'a ArrayLeaf, Bytes<'a>)> {
+    fn array(&mut self, writable: bool) -> Result<(&'a ArrayLeaf, MappedBlock<'a>)> {
         let Some(Leaf::Array(leaf)) = self.leaves.next() else { return Err(out_of_step()) };
         match self.blocks.get(leaf.slot) {
-            Some(block) if block.writable || !writable => Ok((leaf, block.bytes)),
+            Some(block) if block.writable || !writable => Ok((leaf, *block)),
             _ => Err(out_of_step()),
         }
     }

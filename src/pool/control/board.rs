@@ -15,6 +15,9 @@ const TAG: u64 = (1 << (64 - 2 * SMALL_BITS)) - 1;
 /// One less than the small field holds, so that a chunk's number plus one fits as well.
 pub(crate) const MAX_CHUNKS: usize = (1 << SMALL_BITS) - 2;
 
+/// The last call number that fits into a word beside a small one.
+pub(crate) const MAX_CALL: u64 = (1 << (64 - SMALL_BITS)) - 1;
+
 /// The most bytes whose number fits into a word beside a call's.
 pub(crate) const MAX_BYTES: usize = (1 << SMALL_BITS) - 1;
 
@@ -45,7 +48,7 @@ const ASLEEP: usize = UP + 1;
 const LINES_A_WORKER: usize = ASLEEP + 1;
 
 fn pack(call: u64, small: usize) -> u64 {
-    debug_assert!(small as u64 <= SMALL, "what is packed was checked to fit");
+    debug_assert!(call <= MAX_CALL && small as u64 <= SMALL, "what is packed was checked to fit");
     call << SMALL_BITS | small as u64
 }
 
@@ -137,6 +140,19 @@ impl<W: Words> Board<W> {
         }
     }
 
+    /// Parent, where there are no workers: call numbers begin again.
+    pub(crate) fn begin_again(&self) {
+        // Relaxed: workers that start are sent the page after this. What the parent sleeps on goes on as it is: its other
+        // threads ring.
+        for line in [CLOSED, DESCRIPTION] {
+            self.of_all(line).store(0, Relaxed);
+        }
+        for worker in 0..self.workers {
+            self.clear(worker);
+            self.of(worker, DOWN, DOWN_RUN).store(0, Relaxed);
+        }
+    }
+
     /// Parent, between calls: how long the description is that was just written. Those who are announced a call after
     /// this see it.
     pub(super) fn set_description(&self, id: u64, len: usize) {
@@ -152,6 +168,13 @@ impl<W: Words> Board<W> {
             // Release: for a worker that is told by mail. Others acquire the announcement. All shares are there before
             // anybody is told, so that nobody finds an older call's.
             self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start, end), Release);
+        }
+        for worker in participants..self.workers {
+            // What an older call that was closed has left: in a few bits of its number it may be like this one.
+            let run = self.of(worker, DOWN, DOWN_RUN);
+            if run.load(Relaxed) != 0 {
+                run.store(0, Release);
+            }
         }
     }
 
@@ -282,6 +305,10 @@ impl<W: Words> Board<W> {
         self.of(worker, UP, UP_DONE).store(pack_range(call, done.start, done.end), Relaxed);
         // Release: whoever sees it sees all that the worker did for the call.
         self.of(worker, UP, UP_FINISHED).store(pack(call, written), Release);
+        // Relaxed: before this worker's next call. A later one may be like this in those few bits of its number that stand
+        // there, and would be told of chunks that it has not done. Not earlier: then they would be missed where this
+        // worker is killed here.
+        self.of(worker, WORK, WORK_DONE).store(0, Relaxed);
         self.ring_parent();
     }
 

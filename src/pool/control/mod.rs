@@ -9,7 +9,9 @@
 //! # The words
 //!
 //! `call:n` stands for a call number and a smaller number in one word, `call:a..b` for a range and the last 16 bits of
-//! the call number. Call numbers are never used twice. Words that travel together share a cache line.
+//! the call number. Call numbers are never used twice, but for those of a crew that has come to the last of them and starts
+//! afresh. As 16 bits come again after 65536 calls, no range is left behind for so long: who opens a call empties the *run*s
+//! that it does not fill, and who has finished one takes back its *done*. Words that travel together share a cache line.
 //!
 //! | line | word | writer | meaning |
 //! |---|---|---|---|
@@ -79,8 +81,8 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::SealFlag;
 
-pub(crate) use board::MAX_CHUNKS;
 use board::{Board, MAX_BYTES, PLACES};
+pub(crate) use board::{MAX_CALL, MAX_CHUNKS};
 pub(crate) use records::{Entry, Reader, Record, Writer};
 use words::Words;
 
@@ -229,6 +231,31 @@ mod tests {
         page.close(1);
         assert_eq!((page.draw(0, 1, 2), page.draw(1, 1, 2)), (None, None));
         assert_eq!(page.left(1, 2), 3);
+    }
+
+    /// Calls whose numbers have the same last 16 bits.
+    const ALIKE: [u64; 2] = [5, 5 + (1 << 16)];
+
+    #[test]
+    fn what_a_closed_call_has_left_is_not_drawn_65536_calls_later() {
+        let page = page(3);
+        page.open(ALIKE[0], 3, 6);
+        page.close(ALIKE[0]);
+        // The first worker is missing, and the third takes part in its place.
+        page.open(ALIKE[1], 1, 1);
+        assert_eq!((page.draw(2, ALIKE[1], 1), page.draw(2, ALIKE[1], 1)), (Some(0), None));
+    }
+
+    #[test]
+    fn what_was_done_in_one_call_is_not_done_in_another_65536_calls_later() {
+        let page = page(1);
+        let mut writer = Writer::new(&page, 0, ALIKE[0]);
+        assert!(writer.nothing(3));
+        assert_eq!(page.noted(0, ALIKE[0]), (Some(3..4), 0));
+        writer.finish();
+        assert_eq!(page.noted_at_the_end(0, ALIKE[0]), (Some(3..4), 0));
+        page.open(ALIKE[1], 1, 9);
+        assert_eq!(page.noted(0, ALIKE[1]), (None, 0));
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct Worker {
     page: ControlPage,
     spin: Duration,
     blocks: BTreeMap<u64, Result<Kept>>,
+    /// Blocks that the parent has dropped. To unmap them takes its time, which no call has to wait for.
+    leaving: Vec<Result<Kept>>,
     /// How many messages were read.
     heard: u64,
     /// The last call that this worker was told of.
@@ -101,6 +103,7 @@ impl Worker {
             page,
             spin: Duration::from_nanos(spin),
             blocks: BTreeMap::new(),
+            leaving: Vec::new(),
             heard: 0,
             call,
             known: None,
@@ -113,7 +116,8 @@ impl Worker {
         self.page.announced(self.index).0 > self.call || self.page.mail(self.index) > self.heard
     }
 
-    /// Reads the mail, then runs the call that was announced; `false` where there was neither.
+    /// Reads the mail, then runs the call that was announced, then unmaps what the mail said; `false` where there was nothing
+    /// to do.
     fn work(&mut self) -> bool {
         let mut worked = false;
         // A call is announced after the mail that it needs was counted, so reading the count first would miss some of it.
@@ -140,6 +144,7 @@ impl Worker {
             });
             self.end(call, run);
         }
+        self.leaving.clear();
         worked
     }
 
@@ -161,16 +166,15 @@ impl Worker {
                 // The old mapping goes first: address space may be what is short.
                 self.blocks.remove(&serial);
                 let kept = match fds.next() {
-                    Some(fd) => keep(&fd, len, writable, fds.next()),
+                    Some(fd) => self.keep(&fd, len, writable, fds.next()),
                     None => Err(Error::new(ErrorKind::Io, "its descriptor did not arrive")),
                 };
                 self.blocks.insert(serial, kept);
             }
             ToWorker::Forget { serials, answer } => {
-                for serial in serials {
-                    self.blocks.remove(&serial);
-                }
+                self.leaving.extend(serials.iter().filter_map(|serial| self.blocks.remove(serial)));
                 if answer {
+                    self.leaving.clear();
                     self.say(&ToParent::Forgotten);
                 }
             }
@@ -181,6 +185,18 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, fd: &OwnedFd, len: usize, writable: bool, lending: Option<OwnedFd>) -> Result<Kept> {
+        let kept = keep(fd, len, writable).or_else(|error| {
+            if self.leaving.is_empty() {
+                return Err(error);
+            }
+            // Address space may be what is short.
+            self.leaving.clear();
+            keep(fd, len, writable)
+        })?;
+        Ok(Kept { _lending: lending, ..kept })
     }
 
     /// The last word on a call is a refusal where nothing of it was begun; otherwise it is said.
@@ -201,12 +217,15 @@ impl Worker {
     }
 }
 
-fn keep(fd: &OwnedFd, len: usize, writable: bool, lending: Option<OwnedFd>) -> Result<Kept> {
+fn keep(fd: &OwnedFd, len: usize, writable: bool) -> Result<Kept> {
     let size = file::size(fd.as_fd())?;
     if size < len as u64 {
         return Err(Error::new(ErrorKind::Layout, format!("the block has {size} bytes, expected {len}")));
     }
     let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
-    let mapping = Mapping::new(fd.as_fd(), len, access, true, false)?;
-    Ok(Kept { id: file::identity(fd.as_fd())?, mapping, _lending: lending })
+    let mut mapping = Mapping::new(fd.as_fd(), len, access, true, false)?;
+    if writable && file::is_whole(fd.as_fd(), len) {
+        mapping.allow_populating_ahead();
+    }
+    Ok(Kept { id: file::identity(fd.as_fd())?, mapping, _lending: None })
 }

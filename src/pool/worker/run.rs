@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
-use super::{Worker, panics};
+use super::{Kept, Worker, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
@@ -64,12 +64,20 @@ impl Worker {
     /// none was drawn.
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
         let mut record = std::mem::take(&mut self.record);
-        let ran = self.run_into(&mut record, call, task, message);
-        self.record = record;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let ran = self.run_into(&mut record, &mut leaving, call, task, message);
+        (self.record, self.leaving) = (record, leaving);
         ran
     }
 
-    fn run_into(&self, record: &mut Record, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
+    fn run_into(
+        &self,
+        record: &mut Record,
+        leaving: &mut Vec<Result<Kept>>,
+        call: u64,
+        task: TaskRef,
+        message: &CallMessage,
+    ) -> Result<()> {
         let blocks = self.find_blocks(message)?;
         let lent = note_lent(self.ids_of(message));
         let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
@@ -84,8 +92,13 @@ impl Worker {
             }
             let failed = ended.is_err();
             self.report(&mut writer, chunk, ended, record);
-            if pace.is_due() || failed {
+            let due = pace.is_due();
+            if due || failed {
                 self.page.note_news(self.index);
+            }
+            if due {
+                // The call goes on for a while.
+                leaving.clear();
             }
         }
         // The blocks are the parent's again when it knows that this worker has finished.
@@ -127,7 +140,7 @@ impl Worker {
                 Some(Ok(kept)) => {
                     let mapping = &kept.mapping;
                     let writable = *writable && mapping.access() == Access::ReadWrite;
-                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable })
+                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
                 }
                 Some(Err(error)) => {
                     Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
