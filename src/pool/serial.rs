@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
 use super::args::{Cursor, MappedBlock};
-use super::call::{lock, poison_where_cut_short};
+use super::call::{Unsettled, lock};
 use super::cancel::Stop;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
@@ -27,6 +27,7 @@ pub(super) fn run(
             fresh: None,
         })
         .collect();
+    let unsettled = Unsettled(&held);
     let mut tally = Tally::new(division);
     for index in 0..division.count {
         if let Some((stop, reason)) = stop.and_then(|stop| Some((stop, stop.reason()?))) {
@@ -48,6 +49,6 @@ pub(super) fn run(
         progress(tally.progress());
     }
     let settled = tally.settle();
-    poison_where_cut_short(&settled, &held);
+    unsettled.settle(&settled);
     Ok(settled)
 }
