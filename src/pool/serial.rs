@@ -7,7 +7,7 @@ use super::cancel::Stop;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
 use super::tally::{Noted, Settled, Tally};
-use super::task::{TaskRef, ended};
+use super::task::{Ended, Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
@@ -28,27 +28,50 @@ pub(super) fn run(
         })
         .collect();
     let unsettled = Unsettled(&held);
-    let mut tally = Tally::new(division);
-    for index in 0..division.count {
-        if let Some((stop, reason)) = stop.and_then(|stop| Some((stop, stop.reason()?))) {
-            tally.stop(reason, stop.message(reason));
-            break;
-        }
-        let mut result = Vec::new();
-        let chunk = Chunk::new(index, division);
-        let run = || {
-            let mut cursor = Cursor::new(&plan.leaves, &blocks, index);
-            // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`,
-            // and chunks run one after another.
-            unsafe { task.run(&mut cursor, &chunk, &mut result) }
-        };
-        let ended = ended(run, || None);
-        if tally.note(index, ended.map(|()| result.into())) != Noted::Done {
-            break;
-        }
-        progress(tally.progress());
-    }
-    let settled = tally.settle();
+    let mut share = All { next: 0, division, tally: Tally::new(division), result: Vec::new(), stop, progress };
+    let mut cursor = Cursor::new(&plan.leaves, &blocks);
+    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`, and chunks
+    // run one after another.
+    unsafe { task.run(&mut cursor, &mut share) };
+    let settled = share.tally.settle();
     unsettled.settle(&settled);
     Ok(settled)
+}
+
+/// All chunks in their order, until one fails or the call has to stop.
+struct All<'c> {
+    next: usize,
+    division: Division,
+    tally: Tally,
+    result: Vec<u8>,
+    stop: Option<&'c Stop>,
+    progress: &'c mut dyn FnMut(Progress),
+}
+
+impl Share for All<'_> {
+    fn next(&mut self) -> Option<Chunk> {
+        if self.next >= self.division.count {
+            return None;
+        }
+        if let Some((stop, reason)) = self.stop.and_then(|stop| Some((stop, stop.reason()?))) {
+            self.tally.stop(reason, stop.message(reason));
+            return None;
+        }
+        self.next += 1;
+        Some(Chunk::new(self.next - 1, self.division))
+    }
+
+    fn result(&mut self) -> &mut Vec<u8> {
+        self.result.clear();
+        &mut self.result
+    }
+
+    fn end(&mut self, chunk: &Chunk, ended: Ended) {
+        let result = std::mem::take(&mut self.result);
+        if self.tally.note(chunk.index(), ended.map(|()| result.into())) == Noted::Done {
+            (self.progress)(self.tally.progress());
+        } else {
+            self.next = self.division.count;
+        }
+    }
 }

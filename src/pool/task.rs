@@ -27,10 +27,22 @@ pub(crate) type Task<A, R> = for<'a, 'b> fn(<A as Args>::Views<'a>, &'b Chunk) -
 
 const MAGIC: u64 = u64::from_le_bytes(*b"ndshmTSK");
 
-/// What became of a chunk; what the task returned is appended to the bytes, encoded.
+/// What became of a chunk. What the task returned is in the bytes of [`Share::result`], encoded.
 pub(crate) type Ended = std::result::Result<(), TaskFailure>;
 
-type RunFn = unsafe fn(usize, &mut Cursor<'_>, &Chunk, &mut Vec<u8>) -> Ended;
+type RunFn = unsafe fn(usize, &mut Cursor<'_>, &mut dyn Share);
+
+/// Whose chunks a task runs, one after another.
+pub(crate) trait Share {
+    /// The next chunk, which nobody else has.
+    fn next(&mut self) -> Option<Chunk>;
+
+    /// Empty bytes, for what the task returns.
+    fn result(&mut self) -> &mut Vec<u8>;
+
+    /// The chunk has ended; what it returned is in the result.
+    fn end(&mut self, chunk: &Chunk, ended: Ended);
+}
 
 /// The constant that stands for one instance of [`run`] in the executable's data.
 #[repr(C)]
@@ -52,13 +64,13 @@ impl TaskRef {
         Self { entry: Instance::<A, R, K>::ENTRY, function: task as usize }
     }
 
-    /// Runs the task in this process and appends what it returns to `result`.
+    /// Runs the task in this process for every chunk of `share`.
     ///
     /// # Safety
-    /// As for [`Args::take`], with a cursor over arguments of the task's own type.
-    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, chunk: &Chunk, result: &mut Vec<u8>) -> Ended {
+    /// As for [`Args::take`], with a cursor over arguments of the task's own type and the chunks of `share`.
+    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, share: &mut dyn Share) {
         // SAFETY: `function` is the task that `entry` was made for, by `new`; the rest is the caller's.
-        unsafe { (self.entry.run)(self.function, cursor, chunk, result) }
+        unsafe { (self.entry.run)(self.function, cursor, share) }
     }
 
     /// How a worker is told of it.
@@ -109,22 +121,25 @@ impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
         &TaskEntry { magic: MAGIC, types: mix(mix(mark_of::<R>(K::TAG), A::TYPES), MAGIC), run: run::<A, R, K> };
 }
 
-/// Calls the task for one chunk.
+/// Calls the task for every chunk of `share`. What its arguments are is found out once.
 ///
 /// # Safety
-/// `function` is the address of a `Task<A, R>`; for the cursor as for [`Args::take`].
-unsafe fn run<A: Args, R, K: Kind<R>>(
-    function: usize,
-    cursor: &mut Cursor<'_>,
-    chunk: &Chunk,
-    result: &mut Vec<u8>,
-) -> Ended {
+/// `function` is the address of a `Task<A, R>`; for the cursor and the chunks as for [`Args::take`].
+unsafe fn run<A: Args, R, K: Kind<R>>(function: usize, cursor: &mut Cursor<'_>, share: &mut dyn Share) {
     // SAFETY: a function pointer of exactly this type was turned into the address, by the caller's word.
     let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
-    // SAFETY: passed on.
-    match unsafe { A::take(cursor) } {
-        Ok(views) => K::report(task(views, chunk), result),
-        Err(error) => Err(TaskFailure::Broken(error.to_string())),
+    let found = A::find(cursor);
+    while let Some(chunk) = share.next() {
+        let ended = match &found {
+            Ok(found) => ended(|| {
+                // SAFETY: found right here; the rest is passed on.
+                let views = unsafe { A::take(found, chunk.index()) };
+                let views = views.map_err(|error| TaskFailure::Broken(error.to_string()))?;
+                K::report(task(views, &chunk), share.result())
+            }),
+            Err(error) => Err(TaskFailure::Broken(error.to_string())),
+        };
+        share.end(&chunk, ended);
     }
 }
 
@@ -160,13 +175,13 @@ impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
     }
 }
 
-/// What `run` comes to. A panic in it is a failure as well, whose place `place` may know.
-pub(crate) fn ended(run: impl FnOnce() -> Ended, place: impl FnOnce() -> Option<String>) -> Ended {
+/// What `run` comes to. A panic in it is a failure as well.
+fn ended(run: impl FnOnce() -> Ended) -> Ended {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
         let message = message_of(&*payload);
         // A payload whose own drop panics must not get away.
         std::mem::forget(payload);
-        Err(TaskFailure::Panicked { message, place: place() })
+        Err(TaskFailure::Panicked { message, place: None })
     })
 }
 

@@ -29,33 +29,43 @@ fn leaf<T: Pod, D: Dimension>(core: &Core, elements: &Elements<T, D>) -> ArrayLe
     }
 }
 
-/// An axis and a range of its indices.
-type Rows = (Axis, Range<usize>);
+/// An array that a task is given, all of it or by rows.
+#[derive(Debug)]
+pub struct Place<'a, T, D> {
+    elements: Elements<T, D>,
+    /// Axis and rows a chunk, where it is split.
+    split: Option<(Axis, usize)>,
+    block: MappedBlock<'a>,
+}
 
-/// The array that the cursor stands at, and, where it is split, the rows of the cursor's chunk; and the block it lies in.
-fn place<'a, T: Pod, D: Dimension>(
-    cursor: &mut Cursor<'a>,
-    writable: bool,
-) -> Result<(Elements<T, D>, Option<Rows>, MappedBlock<'a>)> {
-    let chunk = cursor.chunk;
-    let (leaf, block) = cursor.array(writable)?;
-    let rank = leaf.shape.len();
-    if D::NDIM.is_some_and(|fixed| fixed != rank) {
-        return Err(out_of_step());
+impl<'a, T: Pod, D: Dimension> Place<'a, T, D> {
+    /// The array that the cursor stands at.
+    fn find(cursor: &mut Cursor<'a>, writable: bool) -> Result<Self> {
+        let (leaf, block) = cursor.array(writable)?;
+        let rank = leaf.shape.len();
+        if D::NDIM.is_some_and(|fixed| fixed != rank) || leaf.split.is_some_and(|(axis, _)| axis >= rank) {
+            return Err(out_of_step());
+        }
+        let mut dim = D::zeros(rank);
+        dim.slice_mut().copy_from_slice(&leaf.shape);
+        let elements = Elements::new(block.bytes, leaf.offset, dim, leaf.fortran)?;
+        let split = leaf.split.map(|(axis, rows)| (Axis(axis), rows));
+        Ok(Self { elements, split, block })
     }
-    let mut dim = D::zeros(rank);
-    dim.slice_mut().copy_from_slice(&leaf.shape);
-    let elements = Elements::new(block.bytes, leaf.offset, dim, leaf.fortran)?;
-    let rows = leaf.split.map(|(axis, rows)| {
+
+    /// The rows of a chunk.
+    #[inline]
+    fn rows(&self, chunk: usize) -> Result<(Axis, Range<usize>)> {
+        let (axis, rows) = self.split.ok_or_else(out_of_step)?;
         let start = chunk.saturating_mul(rows);
-        (Axis(axis), start..start.saturating_add(rows))
-    });
-    Ok((elements, rows, block))
+        Ok((axis, start..start.saturating_add(rows)))
+    }
 }
 
 impl<T, D> Sealed for ChunksMut<'_, T, D> {}
 impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
     type Views<'a> = ArrayViewMut<'a, T, D>;
+    type Found<'a> = Place<'a, T, D>;
     const TYPES: u64 = array_mark::<T, D>(1);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
@@ -64,13 +74,17 @@ impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
         plan.push_array(core, BlockAccess::Write, leaf(core, self.array.elements()), split)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, rows, block) = place(cursor, true)?;
-        let (axis, rows) = rows.ok_or_else(out_of_step)?;
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        Place::find(cursor, true)
+    }
+
+    #[inline]
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
+        let (axis, rows) = found.rows(chunk)?;
         // SAFETY: mapped for `'a` by the cursor. The call holds the block's exclusive lock, no other argument of the call
         // lies in the block, chunks are disjoint ranges of rows, and this chunk is in nobody else's hands.
-        let view = unsafe { elements.rows_mut(axis, rows) };
-        block.ready(&view);
+        let view = unsafe { found.elements.rows_mut(axis, rows) };
+        found.block.ready(&view);
         Ok(view)
     }
 }
@@ -78,6 +92,7 @@ impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
 impl<T, D> Sealed for Chunks<'_, T, D> {}
 impl<T: Pod, D: Dimension> Args for Chunks<'_, T, D> {
     type Views<'a> = ArrayView<'a, T, D>;
+    type Found<'a> = Place<'a, T, D>;
     const TYPES: u64 = array_mark::<T, D>(2);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
@@ -90,43 +105,55 @@ impl<T: Pod, D: Dimension> Args for Chunks<'_, T, D> {
         plan.push_array(core, access, leaf(core, self.source.elements()), split)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, rows, _) = place(cursor, false)?;
-        let (axis, rows) = rows.ok_or_else(out_of_step)?;
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        Place::find(cursor, false)
+    }
+
+    #[inline]
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
+        let (axis, rows) = found.rows(chunk)?;
         // SAFETY: mapped for `'a` by the cursor. The call holds the block's shared lock, or nobody can write it, and no
         // argument of the call writes to it.
-        Ok(unsafe { elements.rows(axis, rows) })
+        Ok(unsafe { found.elements.rows(axis, rows) })
     }
 }
 
 impl<T, D> Sealed for &SharedArray<T, D> {}
 impl<T: Pod, D: Dimension> Args for &SharedArray<T, D> {
     type Views<'a> = ArrayView<'a, T, D>;
+    type Found<'a> = Place<'a, T, D>;
     const TYPES: u64 = array_mark::<T, D>(3);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_array(self.core(), BlockAccess::Read, leaf(self.core(), self.elements()), None)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, ..) = place(cursor, false)?;
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        Place::find(cursor, false)
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, _chunk: usize) -> Result<Self::Views<'a>> {
         // SAFETY: as for chunks.
-        Ok(unsafe { elements.view() })
+        Ok(unsafe { found.elements.view() })
     }
 }
 
 impl<T, D> Sealed for &FrozenArray<T, D> {}
 impl<T: Pod, D: Dimension> Args for &FrozenArray<T, D> {
     type Views<'a> = ArrayView<'a, T, D>;
+    type Found<'a> = Place<'a, T, D>;
     const TYPES: u64 = array_mark::<T, D>(4);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_array(self.core(), BlockAccess::Frozen, leaf(self.core(), self.elements()), None)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        let (elements, ..) = place(cursor, false)?;
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        Place::find(cursor, false)
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, _chunk: usize) -> Result<Self::Views<'a>> {
         // SAFETY: mapped for `'a` by the cursor; the kernel lets nobody write.
-        Ok(unsafe { elements.view() })
+        Ok(unsafe { found.elements.view() })
     }
 }

@@ -15,6 +15,8 @@ pub use values::{Each, Param};
 
 use ndarray::{ArrayViewMut, Dimension};
 
+use serde_bytes::ByteBuf;
+
 use super::plan::{ArrayLeaf, Leaf, Plan};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,14 +56,22 @@ pub trait Args: sealed::Sealed {
     #[doc(hidden)]
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()>;
 
-    /// The views of one chunk, from what `describe` wrote down.
+    /// The argument as a worker has found it: what is the same for every chunk.
+    #[doc(hidden)]
+    type Found<'a>;
+
+    /// Reads, and checks, what `describe` wrote down.
+    #[doc(hidden)]
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>>;
+
+    /// The views of one chunk.
     ///
     /// # Safety
     ///
-    /// The cursor stands where `describe` of a value of this type began. For as long as `'a` the blocks are locked as
-    /// the plan says, and the chunk is in nobody else's hands.
+    /// `found` comes from a cursor that stood where `describe` of a value of this type began. For as long as `'a` the blocks
+    /// are locked as the plan says, and the chunk is in nobody else's hands.
     #[doc(hidden)]
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>>;
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>>;
 }
 
 mod sealed {
@@ -81,7 +91,6 @@ use sealed::Sealed;
 pub struct Cursor<'a> {
     leaves: std::slice::Iter<'a, Leaf>,
     blocks: &'a [MappedBlock<'a>],
-    chunk: usize,
 }
 
 /// A block as a task can reach it.
@@ -95,6 +104,7 @@ pub(crate) struct MappedBlock<'a> {
 
 impl MappedBlock<'_> {
     /// Readies what a task is going to write, where it lies in a row.
+    #[inline]
     fn ready<T, D: Dimension>(&self, rows: &ArrayViewMut<'_, T, D>) {
         if let (Some(mapping), Some(elements)) = (self.fresh, rows.as_slice_memory_order()) {
             let start = elements.as_ptr().addr() - self.bytes.start().as_ptr().addr();
@@ -104,8 +114,8 @@ impl MappedBlock<'_> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn new(leaves: &'a [Leaf], blocks: &'a [MappedBlock<'a>], chunk: usize) -> Self {
-        Self { leaves: leaves.iter(), blocks, chunk }
+    pub(crate) fn new(leaves: &'a [Leaf], blocks: &'a [MappedBlock<'a>]) -> Self {
+        Self { leaves: leaves.iter(), blocks }
     }
 
     fn array(&mut self, writable: bool) -> Result<(&'a ArrayLeaf, MappedBlock<'a>)> {
@@ -123,9 +133,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn item(&mut self) -> Result<&'a [u8]> {
+    fn items(&mut self) -> Result<&'a [ByteBuf]> {
         match self.leaves.next() {
-            Some(Leaf::Each(items)) => items.get(self.chunk).map(|bytes| bytes.as_slice()).ok_or_else(out_of_step),
+            Some(Leaf::Each(items)) => Ok(items),
             _ => Err(out_of_step()),
         }
     }

@@ -10,6 +10,7 @@ macro_rules! tuples {
         impl<$($part: Args),*> Sealed for ($($part,)*) {}
         impl<$($part: Args),*> Args for ($($part,)*) {
             type Views<'a> = ($($part::Views<'a>,)*);
+            type Found<'a> = ($($part::Found<'a>,)*);
             const TYPES: u64 = {
                 #[allow(unused_mut, reason = "the empty tuple has no parts to mix in")]
                 let mut mark = mark_of::<()>(7);
@@ -23,12 +24,19 @@ macro_rules! tuples {
                 Ok(())
             }
 
+            #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple has no parts to find")]
+            fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+                // In this order, as they were described.
+                Ok(($($part::find(cursor)?,)*))
+            }
+
             #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple has no parts to take")]
-            unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
+            #[inline]
+            unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
                 $(
-                    // SAFETY: the parts were described in this order; the rest of the contract is passed on.
+                    // SAFETY: the contract is passed on.
                     #[allow(non_snake_case, reason = "named after its type parameter")]
-                    let $part = unsafe { $part::take(cursor)? };
+                    let $part = unsafe { $part::take(&found.$index, chunk)? };
                 )*
                 Ok(($($part,)*))
             }
@@ -51,17 +59,26 @@ tuples! {
 impl<A: Args, const N: usize> Sealed for [A; N] {}
 impl<A: Args, const N: usize> Args for [A; N] {
     type Views<'a> = [A::Views<'a>; N];
+    type Found<'a> = [A::Found<'a>; N];
     const TYPES: u64 = mix(mix(mark_of::<()>(8), N as u64), A::TYPES);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         self.iter().try_for_each(|part| part.describe(plan))
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         let mut parts = Vec::with_capacity(N);
         for _ in 0..N {
-            // SAFETY: the parts were described in this order; the rest of the contract is passed on.
-            parts.push(unsafe { A::take(cursor)? });
+            parts.push(A::find(cursor)?);
+        }
+        parts.try_into().map_err(|_| super::out_of_step())
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
+        let mut parts = Vec::with_capacity(N);
+        for part in found {
+            // SAFETY: the contract is passed on.
+            parts.push(unsafe { A::take(part, chunk)? });
         }
         parts.try_into().map_err(|_| super::out_of_step())
     }
@@ -70,6 +87,7 @@ impl<A: Args, const N: usize> Args for [A; N] {
 impl<T: Args> Sealed for Vec<T> {}
 impl<T: Args> Args for Vec<T> {
     type Views<'a> = Vec<T::Views<'a>>;
+    type Found<'a> = Vec<T::Found<'a>>;
     const TYPES: u64 = mix(mark_of::<()>(9), T::TYPES);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
@@ -77,12 +95,20 @@ impl<T: Args> Args for Vec<T> {
         self.iter().try_for_each(|part| part.describe(plan))
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         let count = cursor.count()?;
         let mut parts = Vec::new();
         for _ in 0..count {
-            // SAFETY: the parts were described in this order; the rest of the contract is passed on.
-            parts.push(unsafe { T::take(cursor)? });
+            parts.push(T::find(cursor)?);
+        }
+        Ok(parts)
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
+        let mut parts = Vec::with_capacity(found.len());
+        for part in found {
+            // SAFETY: the contract is passed on.
+            parts.push(unsafe { T::take(part, chunk)? });
         }
         Ok(parts)
     }

@@ -3,8 +3,9 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
 
-use super::{Args, Cursor, Sealed, mark_of};
+use super::{Args, Cursor, Sealed, mark_of, out_of_step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::plan::Plan;
 
@@ -53,27 +54,37 @@ fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Result<V> {
 impl<V: ?Sized> Sealed for Param<'_, V> {}
 impl<V: Serialize + DeserializeOwned> Args for Param<'_, V> {
     type Views<'a> = V;
+    type Found<'a> = &'a [u8];
     const TYPES: u64 = mark_of::<V>(5);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_value(self.0)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        decode(cursor.param()?)
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        cursor.param()
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, _chunk: usize) -> Result<Self::Views<'a>> {
+        decode(found)
     }
 }
 
 impl<V> Sealed for Each<'_, V> {}
 impl<V: Serialize + DeserializeOwned> Args for Each<'_, V> {
     type Views<'a> = V;
+    type Found<'a> = &'a [ByteBuf];
     const TYPES: u64 = mark_of::<V>(6);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_items(self.0)
     }
 
-    unsafe fn take<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Views<'a>> {
-        decode(cursor.item()?)
+    fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
+        cursor.items()
+    }
+
+    unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>> {
+        decode(found.get(chunk).ok_or_else(out_of_step)?)
     }
 }

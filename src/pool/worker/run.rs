@@ -13,10 +13,10 @@ use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::control::{Record, Writer};
 use crate::pool::protocol::{CallMessage, NOTHING, Packet, TaskFailure, ToParent};
-use crate::pool::task::{Ended, TaskRef, ended};
+use crate::pool::task::{Ended, Share, TaskRef};
 use crate::sys::clock;
 use crate::sys::file::FileId;
-use crate::sys::fork::epoch;
+use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 
@@ -80,27 +80,22 @@ impl Worker {
     ) -> Result<()> {
         let blocks = self.find_blocks(message)?;
         let lent = note_lent(self.ids_of(message));
-        let (home, sharers) = (epoch(), message.sharers(self.page.workers()));
-        let mut writer = Writer::new(&self.page, self.index, call);
-        let mut pace = Pace::new();
-        while let Some(ticket) = self.page.draw(self.index, call, sharers) {
-            let Some(chunk) = message.chunk_of(ticket) else { break };
-            let ended = run_chunk(task, message, &blocks, chunk, record);
-            if epoch() != home {
-                // A child that the task forked and that came back here: the worker itself will answer.
-                leave();
-            }
-            let failed = ended.is_err();
-            self.report(&mut writer, chunk, ended, record);
-            let due = pace.is_due();
-            if due || failed {
-                self.page.note_news(self.index);
-            }
-            if due {
-                // The call goes on for a while.
-                leaving.clear();
-            }
-        }
+        let mut work = Work {
+            worker: self,
+            message,
+            sharers: message.sharers(self.page.workers()),
+            writer: Writer::new(&self.page, self.index, call),
+            record,
+            pace: Pace::new(),
+            leaving,
+            home: epoch(),
+        };
+        let mut cursor = Cursor::new(&message.leaves, &blocks);
+        // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
+        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
+        // the chunks are drawn from the control page by this worker alone.
+        unsafe { task.run(&mut cursor, &mut work) };
+        let writer = work.writer;
         // The blocks are the parent's again when it knows that this worker has finished.
         drop(lent);
         writer.finish();
@@ -159,24 +154,50 @@ impl Worker {
     }
 }
 
-fn run_chunk(
-    task: TaskRef,
-    message: &CallMessage,
-    blocks: &[MappedBlock<'_>],
-    index: usize,
-    record: &mut Record,
-) -> Ended {
-    let chunk = Chunk::new(index, message.division());
-    // What an earlier task caught itself.
-    panics::forget_place();
-    let run = || {
-        let mut cursor = Cursor::new(&message.leaves, blocks, index);
-        // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
-        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the ticket of
-        // the chunk was drawn from the control page by this worker alone.
-        unsafe { task.run(&mut cursor, &chunk, record.cleared()) }
-    };
-    ended(run, panics::take_place)
+/// A worker's chunks of one call: those that it draws tickets for.
+struct Work<'w> {
+    worker: &'w Worker,
+    message: &'w CallMessage,
+    sharers: usize,
+    writer: Writer<'w>,
+    record: &'w mut Record,
+    pace: Pace,
+    leaving: &'w mut Vec<Result<Kept>>,
+    home: Epoch,
+}
+
+impl Share for Work<'_> {
+    fn next(&mut self) -> Option<Chunk> {
+        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
+        let chunk = self.message.chunk_of(ticket)?;
+        // What an earlier task caught itself.
+        panics::forget_place();
+        Some(Chunk::new(chunk, self.message.division()))
+    }
+
+    fn result(&mut self) -> &mut Vec<u8> {
+        self.record.cleared()
+    }
+
+    fn end(&mut self, chunk: &Chunk, mut ended: Ended) {
+        if epoch() != self.home {
+            // A child that the task forked and that came back here: the worker itself will answer.
+            leave();
+        }
+        if let Err(TaskFailure::Panicked { place, .. }) = &mut ended {
+            *place = panics::take_place();
+        }
+        let failed = ended.is_err();
+        self.worker.report(&mut self.writer, chunk.index(), ended, self.record);
+        let due = self.pace.is_due();
+        if due || failed {
+            self.worker.page.note_news(self.worker.index);
+        }
+        if due {
+            // The call goes on for a while.
+            self.leaving.clear();
+        }
+    }
 }
 
 fn leave() -> ! {
