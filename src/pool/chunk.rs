@@ -81,6 +81,6 @@ mod tests {
     fn lost_rows_are_merged_where_they_touch() {
         let division = Division { count: 5, rows: 10, len: 43 };
         assert_eq!(division.rows_where(|chunk| chunk != 2), [0..20, 30..43]);
-        assert_eq!(division.rows_where(|_| false), []);
+        assert!(division.rows_where(|_| false).is_empty());
     }
 }

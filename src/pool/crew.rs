@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
-use super::control::{ControlPage, MAX_CALL, Reader};
+use super::control::{ControlPage, MAX_CALL, Memory, Reader};
 use super::plan::{BlockAccess, BlockUse};
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
-use super::watch::Watch;
+use super::system::{Kernel, News, Process, System};
 use crate::error::{Error, ErrorKind, Result};
 use crate::start::Role;
 use crate::start::output::WorkerOutput;
-use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
+use crate::start::spawn::{SpawnOptions, WorkerProcess};
 use crate::sys::file;
 use crate::sys::lock::Patience;
 use crate::sys::map::Access;
@@ -33,9 +33,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const START_TRIES: usize = 4;
 
 /// A worker process and what the parent knows that it keeps.
-pub(crate) struct Member {
+pub(crate) struct Member<P> {
     index: usize,
-    process: WorkerProcess,
+    process: WorkerProcess<P>,
     /// How many of its messages were received, and which of its news were looked at.
     heard: u64,
     pub(crate) news: u64,
@@ -70,12 +70,12 @@ pub(crate) struct CrewOptions {
 }
 
 /// All workers of a pool. Invariant: a member that is `Some` was neither reaped nor found dead.
-pub(crate) struct Crew {
-    members: Vec<Option<Member>>,
+pub(crate) struct Crew<S: System = Kernel> {
+    members: Vec<Option<Member<S::Process>>>,
     options: CrewOptions,
     oom: OomKills,
-    page: Arc<ControlPage>,
-    watch: Watch,
+    page: Arc<ControlPage<S::Memory>>,
+    watch: S::News,
     /// Somebody may have ended and was not looked at yet.
     suspicious: bool,
     last_call: u64,
@@ -88,14 +88,21 @@ pub(crate) struct Crew {
 impl Crew {
     /// Starts so many workers and waits until all of them are there.
     pub(crate) fn start(options: CrewOptions) -> Result<Self> {
+        Self::start_in(options)
+    }
+}
+
+impl<S: System> Crew<S> {
+    /// The same in any system.
+    pub(crate) fn start_in(options: CrewOptions) -> Result<Self> {
         let workers = options.workers;
-        let page = Arc::new(ControlPage::create(workers)?);
-        let watch = Watch::start(Arc::clone(&page))?;
+        let page = Arc::new(S::create_page(workers)?);
+        let watch = S::News::start(Arc::clone(&page))?;
         let members = (0..workers).map(|_| None).collect();
         let mut crew = Self {
             members,
             options,
-            oom: OomKills::now(),
+            oom: S::oom_kills(),
             page,
             watch,
             suspicious: false,
@@ -111,7 +118,7 @@ impl Crew {
         self.members.len()
     }
 
-    pub(crate) fn page(&self) -> &Arc<ControlPage> {
+    pub(crate) fn page(&self) -> &Arc<ControlPage<S::Memory>> {
         &self.page
     }
 
@@ -165,11 +172,11 @@ impl Crew {
         self.members.iter().flatten().map(|member| member.process.pid).collect()
     }
 
-    pub(crate) fn member(&self, index: usize) -> Option<&Member> {
+    pub(crate) fn member(&self, index: usize) -> Option<&Member<S::Process>> {
         self.members.get(index)?.as_ref()
     }
 
-    pub(crate) fn member_mut(&mut self, index: usize) -> Option<&mut Member> {
+    pub(crate) fn member_mut(&mut self, index: usize) -> Option<&mut Member<S::Process>> {
         self.members.get_mut(index)?.as_mut()
     }
 
@@ -264,18 +271,13 @@ impl Crew {
         all
     }
 
-    fn begin(&self, index: usize) -> Result<StartingWorker> {
+    fn begin(&self, index: usize) -> Result<S::Starting> {
         let (stdout, stderr) = self.options.output.clone();
-        StartingWorker::begin(&SpawnOptions {
-            env: self.options.env.clone(),
-            role: Role::Worker(index),
-            stdout,
-            stderr,
-        })
+        S::begin(&SpawnOptions { env: self.options.env.clone(), role: Role::Worker(index), stdout, stderr })
     }
 
-    fn welcome(&mut self, index: usize, starting: StartingWorker) -> Result<()> {
-        let process = starting.finish(self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
+    fn welcome(&mut self, index: usize, starting: S::Starting) -> Result<()> {
+        let process = S::finish(starting, self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
         self.watch.add(&process)?;
         let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
         self.page.clear(index);
@@ -406,18 +408,18 @@ impl Crew {
     }
 }
 
-impl Member {
-    pub(crate) fn process(&self) -> &WorkerProcess {
+impl<P: Process> Member<P> {
+    pub(crate) fn process(&self) -> &WorkerProcess<P> {
         &self.process
     }
 
     /// Sends a message, counts it and rings.
-    fn tell(&self, page: &ControlPage, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
+    fn tell(&self, page: &ControlPage<impl Memory>, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
         self.send(packet, fds, stop);
         self.note_told(page);
     }
 
-    fn note_told(&self, page: &ControlPage) {
+    fn note_told(&self, page: &ControlPage<impl Memory>) {
         page.note_mail(self.index);
     }
 
@@ -436,7 +438,7 @@ impl Member {
     }
 
     /// The next message that it has counted, if any: `None` where all are heard.
-    pub(crate) fn next_said(&mut self, page: &ControlPage) -> Option<io::Result<Option<Received>>> {
+    pub(crate) fn next_said(&mut self, page: &ControlPage<impl Memory>) -> Option<io::Result<Option<Received>>> {
         if self.heard >= page.said(self.index) {
             return None;
         }
@@ -482,7 +484,7 @@ impl Member {
     }
 }
 
-impl Drop for Crew {
+impl<S: System> Drop for Crew<S> {
     fn drop(&mut self) {
         self.dismiss();
     }

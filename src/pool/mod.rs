@@ -10,6 +10,7 @@
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
 //! | `watch` | the thread that hears of workers' deaths |
+//! | `system` | what both sides need of the system |
 //! | `worker` | the worker's side |
 //! | `bar` | how far a call is, on a terminal |
 //! | `serial` | the same calls without worker processes |
@@ -24,11 +25,14 @@ pub(crate) mod chunk;
 mod control;
 mod crew;
 mod fit;
+#[cfg(test)]
+mod model;
 pub(crate) mod plan;
 mod protocol;
 mod results;
 mod running;
 mod serial;
+mod system;
 mod tally;
 mod task;
 mod watch;

@@ -27,6 +27,7 @@ use super::control::{ControlPage, Reader};
 use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::{self, CallMessage, Outcome, Packet, ToParent, ToWorker};
+use super::system::{Kernel, Process, System};
 use super::tally::{Noted, Settled, Tally};
 use super::worker::NO_ROOM;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,10 +54,10 @@ pub(crate) struct Limits {
 }
 
 /// A call that workers have been told of.
-pub(crate) struct Running<'c> {
-    crew: &'c mut Crew,
+pub(crate) struct Running<'c, S: System = Kernel> {
+    crew: &'c mut Crew<S>,
     blocks: &'c [BlockUse<'c>],
-    page: Arc<ControlPage>,
+    page: Arc<ControlPage<S::Memory>>,
     tally: Tally,
     limits: Limits,
     stopping: Stopping,
@@ -96,7 +97,7 @@ struct Round {
 }
 
 impl Round {
-    fn new(crew: &mut Crew, message: CallMessage) -> Result<Self> {
+    fn new<S: System>(crew: &mut Crew<S>, message: CallMessage) -> Result<Self> {
         let (call, sharers) = (message.call, message.sharers(crew.len()));
         let (message, described) = crew.describe(message)?;
         Ok(Self { call, described, message, sharers, closed: false })
@@ -109,10 +110,10 @@ impl Round {
     }
 }
 
-impl<'c> Running<'c> {
+impl<'c, S: System> Running<'c, S> {
     /// Publishes the call and rings as many workers as there are chunks.
     pub(crate) fn start(
-        crew: &'c mut Crew,
+        crew: &'c mut Crew<S>,
         blocks: &'c [BlockUse<'c>],
         message: CallMessage,
         limits: Limits,
@@ -533,7 +534,7 @@ impl<'c> Running<'c> {
     }
 }
 
-impl Drop for Running<'_> {
+impl<S: System> Drop for Running<'_, S> {
     fn drop(&mut self) {
         if self.home != epoch() {
             // A forked child in which a callback panicked: neither the call nor its workers are its own.

@@ -13,13 +13,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::control::ControlPage;
+use super::system::{Kernel, News};
 use crate::error::{Error, Result};
 use crate::start::spawn::WorkerProcess;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::process::without_signals;
 
 /// The thread and what it watches. Dropped, the thread ends.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     home: Epoch,
@@ -36,8 +37,8 @@ struct Shared {
 const STOP: u64 = 0;
 const WORKER: u64 = 1;
 
-impl Watch {
-    pub(super) fn start(page: Arc<ControlPage>) -> Result<Self> {
+impl News<Kernel> for Watch {
+    fn start(page: Arc<ControlPage>) -> Result<Self> {
         let failed = |errno: Errno| Error::from_os(errno, "cannot watch worker processes");
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
@@ -50,8 +51,8 @@ impl Watch {
         Ok(Self { shared, thread: Some(thread), home: epoch() })
     }
 
-    /// Watches a worker until its descriptors are closed. Each of them is reported once.
-    pub(super) fn add(&self, worker: &WorkerProcess) -> Result<()> {
+    /// Each of its descriptors is reported once.
+    fn add(&self, worker: &WorkerProcess) -> Result<()> {
         let once = EpollFlags::EPOLLONESHOT;
         let ended = EpollEvent::new(EpollFlags::EPOLLIN | once, WORKER);
         // Not for what it says, only for its end, which is reported without being asked for.
@@ -63,13 +64,11 @@ impl Watch {
             .map_err(|errno| Error::from_os(errno, "cannot watch a worker process"))
     }
 
-    /// Would [`take_news`](Self::take_news) say so?
-    pub(super) fn has_news(&self) -> bool {
+    fn has_news(&self) -> bool {
         self.shared.news.load(Ordering::Relaxed)
     }
 
-    /// May somebody have ended since this was last asked?
-    pub(super) fn take_news(&self) -> bool {
+    fn take_news(&self) -> bool {
         // Acquire pairs with the release of the thread; the bell is rung after it.
         self.has_news() && self.shared.news.swap(false, Ordering::Acquire)
     }

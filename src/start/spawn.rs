@@ -37,9 +37,9 @@ pub(crate) struct SpawnOptions {
 
 /// A worker, or a manager's server, that has said hello.
 #[derive(Debug)]
-pub(crate) struct WorkerProcess {
+pub(crate) struct WorkerProcess<P = PidFd> {
     pub pid: u32,
-    pub pidfd: PidFd,
+    pub pidfd: P,
     pub socket: Socket,
 }
 

@@ -286,16 +286,10 @@ impl<W: Words> Board<W> {
 
     /// Parent: what [`note_done`](Self::note_done) and `note_written` have noted last.
     pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
-        let word = self.of(worker, WORK, WORK_DONE);
-        let range = |order| unpack_range(word.load(order), call);
         // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
-        let done = range(Acquire);
+        let done = unpack_range(self.of(worker, WORK, WORK_DONE).load(Acquire), call);
         let (of, written) = unpack(self.of(worker, WORK, WORK_WRITTEN).load(Acquire));
-        // A range that another one has followed meanwhile may be among what is written, with others behind it, and is not
-        // to be told twice: it is told from there, now or at the next look.
-        // Relaxed: whoever sees what was written after the next range was noted sees that range.
-        let done = done.filter(|done| range(Relaxed).is_some_and(|now| now.start == done.start));
         (done, if of == call { written } else { 0 })
     }
 

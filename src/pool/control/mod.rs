@@ -84,7 +84,9 @@ use nix::fcntl::SealFlag;
 use board::{Board, MAX_BYTES, PLACES};
 pub(crate) use board::{MAX_CALL, MAX_CHUNKS};
 pub(crate) use records::{Entry, Reader, Record, Writer};
-use words::Words;
+#[cfg(test)]
+pub(crate) use words::Word;
+pub(crate) use words::{Memory, Words};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{copy_in, copy_out};
@@ -93,17 +95,10 @@ use crate::sys::{file, memfd, space};
 
 const LINE: usize = PLACES * size_of::<u64>();
 
-/// Room for a call's description; a longer one goes by mail. The pages of what is not used are never touched.
-pub(crate) const DESCRIPTION_LEN: usize = 64 * 1024;
-/// Room for a worker's outcomes in one call; more of them go over its socket.
-pub(crate) const RESULTS_LEN: usize = 512 * 1024;
-
-const _: () = assert!(RESULTS_LEN <= MAX_BYTES && DESCRIPTION_LEN <= MAX_BYTES);
-
 /// The page as one process sees it.
-pub(crate) struct ControlPage {
+pub(crate) struct ControlPage<M = Mapped> {
     fd: OwnedFd,
-    board: Board<Mapped>,
+    board: Board<M>,
 }
 
 /// The mapping. Invariant: it is at least `lines` times [`LINE`] bytes long, and those bytes are only ever used as
@@ -126,9 +121,19 @@ impl Words for Mapped {
     }
 }
 
+impl Memory for Mapped {
+    fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        copy_in(&self.mapping, offset, bytes);
+    }
+
+    fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        copy_out(&self.mapping, offset, out);
+    }
+}
+
 /// What is done with words alone.
-impl Deref for ControlPage {
-    type Target = Board<Mapped>;
+impl<M> Deref for ControlPage<M> {
+    type Target = Board<M>;
 
     fn deref(&self) -> &Self::Target {
         &self.board
@@ -158,24 +163,38 @@ impl ControlPage {
             ));
         }
         let mapping = Mapping::new(fd.as_fd(), len, Access::ReadWrite, false, false)?;
-        let words = Mapped { mapping, lines: Board::<Mapped>::lines(workers) };
-        Ok(Self { fd, board: Board::new(words, workers) })
+        Ok(Self::over(Mapped { mapping, lines: Self::lines(workers) }, fd, workers))
+    }
+}
+
+impl<M: Memory> ControlPage<M> {
+    const FITS: () = assert!(M::RESULTS_LEN <= MAX_BYTES && M::DESCRIPTION_LEN <= MAX_BYTES);
+
+    /// A page for so many workers over memory that others reach through `fd`.
+    pub(crate) fn over(memory: M, fd: OwnedFd, workers: usize) -> Self {
+        let () = Self::FITS;
+        Self { fd, board: Board::new(memory, workers) }
     }
 
-    fn description_offset(workers: usize) -> usize {
-        (Board::<Mapped>::lines(workers) * LINE).next_multiple_of(4096)
+    /// How many lines of words the page has.
+    pub(crate) fn lines(workers: usize) -> usize {
+        Board::<M>::lines(workers)
+    }
+
+    pub(crate) fn description_offset(workers: usize) -> usize {
+        (Self::lines(workers) * LINE).next_multiple_of(4096)
     }
 
     fn results_offset(&self, worker: usize) -> usize {
-        Self::description_offset(self.board.workers()) + DESCRIPTION_LEN + worker * RESULTS_LEN
+        Self::description_offset(self.board.workers()) + M::DESCRIPTION_LEN + worker * M::RESULTS_LEN
     }
 
-    fn len_for(workers: usize) -> usize {
-        Self::description_offset(workers) + DESCRIPTION_LEN + workers * RESULTS_LEN
+    pub(crate) fn len_for(workers: usize) -> usize {
+        Self::description_offset(workers) + M::DESCRIPTION_LEN + workers * M::RESULTS_LEN
     }
 
-    fn mapping(&self) -> &Mapping {
-        &self.board.words().mapping
+    fn memory(&self) -> &M {
+        self.board.words()
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -185,9 +204,9 @@ impl ControlPage {
     /// Parent, between calls: puts a description on the page, under the number of the call that it is for; `false` where
     /// it is too long.
     pub(crate) fn describe(&self, id: u64, description: &[u8]) -> bool {
-        let fits = description.len() <= DESCRIPTION_LEN;
+        let fits = description.len() <= M::DESCRIPTION_LEN;
         if fits {
-            copy_in(self.mapping(), Self::description_offset(self.board.workers()), description);
+            self.memory().copy_in(Self::description_offset(self.board.workers()), description);
             self.board.set_description(id, description.len());
         }
         fits
@@ -195,9 +214,9 @@ impl ControlPage {
 
     /// Worker that was told of a call with the description `id`.
     pub(crate) fn description(&self, id: u64) -> Option<Vec<u8>> {
-        let len = self.board.description_len(id).filter(|&len| len <= DESCRIPTION_LEN)?;
+        let len = self.board.description_len(id).filter(|&len| len <= M::DESCRIPTION_LEN)?;
         let mut description = vec![0; len];
-        copy_out(self.mapping(), Self::description_offset(self.board.workers()), &mut description);
+        self.memory().copy_out(Self::description_offset(self.board.workers()), &mut description);
         Some(description)
     }
 }
@@ -299,7 +318,7 @@ mod tests {
         assert_eq!((page.announced(1), page.announced(2)), ((6, 5), (0, 0)));
         assert_eq!(page.description(5).unwrap(), b"what to do");
         assert_eq!(page.description(6), None);
-        assert!(!page.describe(7, &vec![1; DESCRIPTION_LEN + 1]));
+        assert!(!page.describe(7, &vec![1; Mapped::DESCRIPTION_LEN + 1]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the protocol's words are made of: eight bytes that several processes change in single steps, and sleep on.
 //!
-//! The [`Board`](super::board::Board) reaches them through these traits alone, so that the same code runs over a mapped
-//! page, and over whatever else counts as memory where its interleavings are to be looked at.
+//! The protocol reaches them through these traits alone, so that the same code runs over a mapped page, and over the
+//! memory of a model checker that looks at its interleavings.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -30,6 +30,20 @@ pub(crate) trait Words {
     type Word: Word;
 
     fn word(&self, line: usize, place: usize) -> &Self::Word;
+}
+
+/// All that lies on a page: its words, and behind them areas of bytes that are only ever read and written by those whose
+/// turn it is.
+pub(crate) trait Memory: Words {
+    /// Room for a call's description; a longer one goes by mail. The pages of what is not used are never touched.
+    const DESCRIPTION_LEN: usize = 64 * 1024;
+    /// Room for a worker's outcomes in one call; more of them go over its socket.
+    const RESULTS_LEN: usize = 512 * 1024;
+
+    /// Copies `bytes` to that offset of the page.
+    fn copy_in(&self, offset: usize, bytes: &[u8]);
+    /// Copies from that offset of the page.
+    fn copy_out(&self, offset: usize, out: &mut [u8]);
 }
 
 impl Word for AtomicU64 {

@@ -6,12 +6,12 @@ mod run;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::exit;
 use std::time::Duration;
 
 use super::control::{ControlPage, Record, Writer};
 use super::fit;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
+use super::system::{Kernel, System};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
@@ -30,10 +30,10 @@ pub(super) const NO_ROOM: i32 = 71;
 const SLEEP: Duration = Duration::from_secs(1);
 
 /// One worker process.
-struct Worker {
+struct Worker<S: System> {
     socket: Socket,
     index: usize,
-    page: ControlPage,
+    page: ControlPage<S::Memory>,
     spin: Duration,
     blocks: BTreeMap<u64, Result<Kept>>,
     /// Blocks that the parent has dropped. To unmap them takes its time, which no call has to wait for.
@@ -66,37 +66,43 @@ struct Kept {
 /// Works for the pool on the other end of `socket` until it closes.
 pub(crate) fn worker_main(socket: Socket, index: usize) -> ! {
     panics::record();
-    let mut worker = Worker::welcomed(socket, index);
+    work_in::<Kernel>(socket, index)
+}
+
+/// The same in any system.
+pub(super) fn work_in<S: System>(socket: Socket, index: usize) -> ! {
+    let mut worker = Worker::<S>::welcomed(socket, index);
     loop {
         worker.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
         // Woken for nothing: the parent has dropped the pool, or is gone.
         if !worker.work() && is_hung_up(worker.socket.as_fd()) {
-            exit(0);
+            S::exit(0);
         }
     }
 }
 
 /// The next message. Without one this process has nothing more to do.
-fn receive(socket: &Socket) -> Received {
+fn receive<S: System>(socket: &Socket) -> Received {
     match socket.recv() {
         Ok(Some(received)) => received,
         // Descriptors were cut off because this process has no room for them, and the message is lost. Another worker has
         // room.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => exit(NO_ROOM),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => S::exit(NO_ROOM),
         // The parent has dropped the pool, or is gone.
-        Ok(None) | Err(_) => exit(0),
+        Ok(None) | Err(_) => S::exit(0),
     }
 }
 
-impl Worker {
+impl<S: System> Worker<S> {
     fn welcomed(socket: Socket, index: usize) -> Self {
-        let Ok((ToWorker::Welcome { workers, call, spin, threads, place }, fds)) = protocol::open(receive(&socket))
+        let Ok((ToWorker::Welcome { workers, call, spin, threads, place }, fds)) =
+            protocol::open(receive::<S>(&socket))
         else {
-            exit(CONFUSED)
+            S::exit(CONFUSED)
         };
         fit::settle(threads, &place);
-        let page = fds.into_iter().next().map(|fd| ControlPage::map(fd, workers));
-        let Some(Ok(page)) = page.filter(|_| index < workers) else { exit(CONFUSED) };
+        let page = fds.into_iter().next().map(|fd| S::map_page(fd, workers));
+        let Some(Ok(page)) = page.filter(|_| index < workers) else { S::exit(CONFUSED) };
         Self {
             socket,
             index,
@@ -125,9 +131,9 @@ impl Worker {
         while self.heard < self.page.mail(self.index) {
             self.heard += 1;
             worked = true;
-            let received = receive(&self.socket);
+            let received = receive::<S>(&self.socket);
             if self.handle(received).is_err() {
-                exit(CONFUSED);
+                S::exit(CONFUSED);
             }
         }
         if call > self.call {
@@ -151,7 +157,7 @@ impl Worker {
     /// Reads the description on the page.
     fn learn(&self, id: u64) -> Result<Box<Known>> {
         let Some(Ok(message)) = self.page.description(id).map(|bytes| protocol::decode_call(&bytes)) else {
-            exit(CONFUSED)
+            S::exit(CONFUSED)
         };
         let task = TaskRef::find(message.task)?;
         Ok(Box::new(Known { id, message, task }))
@@ -209,9 +215,9 @@ impl Worker {
 
     /// Sends a message; where nobody is left to hear it, the process ends.
     fn say(&self, packet: Result<Packet>) {
-        let Ok(packet) = packet else { exit(CONFUSED) };
+        let Ok(packet) = packet else { S::exit(CONFUSED) };
         if packet.send(&self.socket).is_err() {
-            exit(0);
+            S::exit(0);
         }
         self.page.note_said(self.index);
     }

@@ -13,8 +13,8 @@ use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::control::{Record, Writer};
 use crate::pool::protocol::{CallMessage, NOTHING, Packet, TaskFailure, ToParent};
+use crate::pool::system::System;
 use crate::pool::task::{Ended, Share, TaskRef};
-use crate::sys::clock;
 use crate::sys::file::FileId;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
@@ -36,18 +36,17 @@ impl Pace {
     const QUICK: Duration = Duration::from_millis(1);
     const MOST: u32 = 16;
 
-    fn new() -> Self {
-        let now = clock::coarse();
+    fn new(now: Duration) -> Self {
         Self { rung: now, looked: now, chunks: 0, patience: 1 }
     }
 
     /// To be asked after each chunk.
-    fn is_due(&mut self) -> bool {
+    fn is_due(&mut self, now: impl FnOnce() -> Duration) -> bool {
         self.chunks += 1;
         if self.chunks < self.patience {
             return false;
         }
-        let now = clock::coarse();
+        let now = now();
         let quick = now.saturating_sub(self.looked) < Self::QUICK;
         self.patience = if quick { (2 * self.patience).min(Self::MOST) } else { 1 };
         (self.looked, self.chunks) = (now, 0);
@@ -59,7 +58,7 @@ impl Pace {
     }
 }
 
-impl Worker {
+impl<S: System> Worker<S> {
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
     /// none was drawn.
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
@@ -86,7 +85,7 @@ impl Worker {
             sharers: message.sharers(self.page.workers()),
             writer: Writer::new(&self.page, self.index, call),
             record,
-            pace: Pace::new(),
+            pace: Pace::new(S::now()),
             leaving,
             home: epoch(),
         };
@@ -103,7 +102,7 @@ impl Worker {
     }
 
     /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
-    fn report(&self, writer: &mut Writer<'_>, chunk: usize, ended: Ended, record: &mut Record) {
+    fn report(&self, writer: &mut Writer<'_, S::Memory>, chunk: usize, ended: Ended, record: &mut Record) {
         let outcome = match ended {
             Ok(()) => {
                 let nothing = record.body() == NOTHING;
@@ -155,18 +154,18 @@ impl Worker {
 }
 
 /// A worker's chunks of one call: those that it draws tickets for.
-struct Work<'w> {
-    worker: &'w Worker,
+struct Work<'w, S: System> {
+    worker: &'w Worker<S>,
     message: &'w CallMessage,
     sharers: usize,
-    writer: Writer<'w>,
+    writer: Writer<'w, S::Memory>,
     record: &'w mut Record,
     pace: Pace,
     leaving: &'w mut Vec<Result<Kept>>,
     home: Epoch,
 }
 
-impl Share for Work<'_> {
+impl<S: System> Share for Work<'_, S> {
     fn next(&mut self) -> Option<Chunk> {
         let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
         let chunk = self.message.chunk_of(ticket)?;
@@ -189,7 +188,7 @@ impl Share for Work<'_> {
         }
         let failed = ended.is_err();
         self.worker.report(&mut self.writer, chunk.index(), ended, self.record);
-        let due = self.pace.is_due();
+        let due = self.pace.is_due(S::now);
         if due || failed {
             self.worker.page.note_news(self.worker.index);
         }

@@ -1,0 +1,252 @@
+//! A page of the model checker's memory, and the futexes on it.
+
+use std::cell::{Cell as Plain, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU64, fence};
+use loom::thread::{self, Thread};
+
+use super::life::Life;
+use super::{scenario, trace};
+use crate::pool::control::{ControlPage, Memory, Word, Words};
+
+/// The words of a line that are used at all.
+const WORDS_OF_A_LINE: usize = 4;
+const EIGHT: usize = size_of::<u64>();
+
+thread_local! {
+    static FENCES: Plain<bool> = const { Plain::new(true) };
+}
+
+/// Whether fences are any.
+pub(super) fn set_fences(fences: bool) {
+    FENCES.set(fences);
+}
+
+/// A word of the checker, and who sleeps on it.
+pub(super) struct Cell {
+    value: AtomicU64,
+    sleepers: RefCell<Vec<Thread>>,
+}
+
+impl Cell {
+    pub(super) fn new() -> Self {
+        Self { value: AtomicU64::new(0), sleepers: RefCell::default() }
+    }
+
+    pub(super) fn load(&self, order: Ordering) -> u64 {
+        self.value.load(order)
+    }
+
+    /// The kernel compares the word under a lock that who wakes takes as well. So what it compares is the newest value,
+    /// as a read-modify-write sees it, and nothing happens between that and the sleep. Nobody's time is ever over.
+    pub(super) fn sleep(&self, expected: u64) {
+        let lower_half = u64::from(u32::MAX);
+        if self.value.fetch_add(0, Ordering::Relaxed) & lower_half == expected & lower_half {
+            self.sleepers.borrow_mut().push(thread::current());
+            thread::park();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        self.sleepers.take().iter().for_each(Thread::unpark);
+    }
+
+    /// Changes the word and wakes who sleeps on it.
+    pub(super) fn publish(&self, value: u64) {
+        self.value.swap(value, Ordering::Release);
+        self.wake();
+    }
+
+    /// Sleeps until the word is another one than `seen`.
+    pub(super) fn wait_while(&self, seen: u64) -> u64 {
+        loop {
+            let now = self.load(Ordering::Acquire);
+            if now != seen {
+                return now;
+            }
+            self.sleep(seen);
+        }
+    }
+}
+
+/// Bytes that may be used by one side at a time: the checker is told of each use, and finds those that nothing orders.
+struct Area<T> {
+    order: UnsafeCell<()>,
+    content: RefCell<T>,
+}
+
+impl<T: Default + Clone> Area<T> {
+    fn new() -> Self {
+        Self { order: UnsafeCell::new(()), content: RefCell::default() }
+    }
+
+    fn write(&self, content: T) {
+        self.order.with_mut(|_| ());
+        self.content.replace(content);
+    }
+
+    fn read(&self) -> T {
+        self.order.with(|_| ());
+        self.content.borrow().clone()
+    }
+}
+
+/// What parent and workers share.
+pub(super) struct Page {
+    lines: Vec<Vec<Rc<Cell>>>,
+    description: Area<Vec<u8>>,
+    description_at: usize,
+    results: Vec<Area<[u8; EIGHT]>>,
+    results_at: usize,
+}
+
+impl Page {
+    pub(super) fn new(workers: usize) -> Self {
+        type Control = ControlPage<Seen>;
+        let line = || (0..WORDS_OF_A_LINE).map(|_| Rc::new(Cell::new())).collect();
+        let description_at = Control::description_offset(workers);
+        Self {
+            lines: (0..Control::lines(workers)).map(|_| line()).collect(),
+            description: Area::new(),
+            description_at,
+            results: (0..workers * Seen::RESULTS_LEN / EIGHT).map(|_| Area::new()).collect(),
+            results_at: description_at + Seen::DESCRIPTION_LEN,
+        }
+    }
+}
+
+/// The page as one process sees it: whatever it does there is a step of its life.
+pub(super) struct Seen {
+    page: Rc<Page>,
+    lines: Vec<Vec<SeenWord>>,
+    life: Rc<Life>,
+}
+
+pub(super) struct SeenWord {
+    cell: Rc<Cell>,
+    place: (usize, usize),
+    life: Rc<Life>,
+}
+
+impl Seen {
+    pub(super) fn new(page: Rc<Page>, life: &Rc<Life>) -> Self {
+        let word = |line, (place, cell): (usize, &Rc<Cell>)| SeenWord {
+            cell: Rc::clone(cell),
+            place: (line, place),
+            life: Rc::clone(life),
+        };
+        let words = |(at, line): (usize, &Vec<_>)| line.iter().enumerate().map(|cell| word(at, cell)).collect();
+        let lines = page.lines.iter().enumerate().map(words).collect();
+        Self { page, lines, life: Rc::clone(life) }
+    }
+}
+
+impl Words for Seen {
+    type Word = SeenWord;
+
+    fn word(&self, line: usize, place: usize) -> &SeenWord {
+        &self.lines[line][place]
+    }
+}
+
+impl Memory for Seen {
+    const DESCRIPTION_LEN: usize = 1024;
+    /// Room for two small outcomes, or for one and the end of a run.
+    const RESULTS_LEN: usize = 4 * EIGHT;
+
+    fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        if offset == self.page.description_at {
+            if self.life.goes_on() {
+                self.page.description.write(bytes.to_vec());
+            }
+            return;
+        }
+        let first = (offset - self.page.results_at) / EIGHT;
+        for (area, bytes) in self.page.results[first..].iter().zip(bytes.as_chunks().0) {
+            if self.life.goes_on() {
+                area.write(*bytes);
+            }
+        }
+    }
+
+    fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        if !self.life.goes_on() {
+            return;
+        }
+        if offset == self.page.description_at {
+            let description = self.page.description.read();
+            out.copy_from_slice(&description[..out.len()]);
+            return;
+        }
+        let first = (offset - self.page.results_at) / EIGHT;
+        for (area, out) in self.page.results[first..].iter().zip(out.as_chunks_mut().0) {
+            *out = area.read();
+        }
+    }
+}
+
+impl SeenWord {
+    fn ordered(&self, order: Ordering) -> Ordering {
+        match self.life.memory() {
+            scenario::Memory::AsOrdered | scenario::Memory::WithoutFences => order,
+            scenario::Memory::Strong => Ordering::SeqCst,
+            scenario::Memory::Relaxed => Ordering::Relaxed,
+        }
+    }
+
+    fn note(&self, what: &'static str, value: u64) -> u64 {
+        trace::note(self.life.who(), what, self.place, value);
+        value
+    }
+}
+
+impl Word for SeenWord {
+    fn load(&self, order: Ordering) -> u64 {
+        if self.life.goes_on() { self.note("load", self.cell.value.load(self.ordered(order))) } else { 0 }
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        if self.life.goes_on() {
+            self.cell.value.store(value, self.ordered(order));
+            self.note("store", value);
+        }
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64, order: Ordering) -> Result<u64, u64> {
+        if !self.life.goes_on() {
+            return Ok(old);
+        }
+        let exchanged =
+            self.cell.value.compare_exchange(old, new, self.ordered(order), self.ordered(Ordering::Relaxed));
+        exchanged.inspect(|_| _ = self.note("exchange", new)).inspect_err(|&now| _ = self.note("exchange in vain", now))
+    }
+
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        if self.life.goes_on() { self.note("add to", self.cell.value.fetch_add(value, self.ordered(order))) } else { 0 }
+    }
+
+    fn sleep(&self, expected: u64, _timeout: Option<Duration>) {
+        if self.life.goes_on() {
+            self.note("sleep", expected);
+            self.cell.sleep(expected);
+            self.note("awake", expected);
+        }
+    }
+
+    fn wake(&self) {
+        if self.life.goes_on() {
+            self.cell.wake();
+            self.note("wake", 0);
+        }
+    }
+
+    fn fence() {
+        if FENCES.get() && !std::thread::panicking() {
+            fence(Ordering::SeqCst);
+        }
+    }
+}
