@@ -34,6 +34,8 @@ use criterion::Criterion;
 use common::{Group, Result, group, measure, pool, threads, variable};
 
 fn main() -> Result<()> {
+    // Before anything else: workers are measured from their start, and criterion looks for a plotter in its own.
+    ndshm::init();
     let criterion = Criterion::default()
         // Many short samples: other work on the machine spares some of them, and `ratios.py` looks at the fastest, too.
         .sample_size(100)
