@@ -261,8 +261,11 @@ impl Sheet {
             BlockState::Written { pid: Some(pid) } => format!("locked by a writer, process {pid}"),
             BlockState::Written { pid: None } => "locked by a writer".to_owned(),
             BlockState::Poisoned { pid } => {
-                let text =
-                    format!("poisoned: a write by process {pid} did not finish; clear_poison() accepts what is there");
+                let remove = if info.name().is_some() { ", 'ndshm rm' removes the block" } else { "" };
+                let text = format!(
+                    "poisoned: a write by process {pid} did not finish; clear_poison() in a program accepts what is \
+                     there{remove}"
+                );
                 self.terminal.bad().apply_to(text).to_string()
             }
             _ => "unknown".to_owned(),
