@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::memfd;
 use crate::sys::socket::{MAX_MESSAGE, Received, Socket};
+use crate::sys::{memfd, space};
 
 /// The first byte of a packet: where the message is.
 const INLINE: u8 = 0;
@@ -34,6 +34,7 @@ impl Packet {
         if bytes.len() <= MAX_MESSAGE {
             return Ok(Self { bytes, overflow: None });
         }
+        space::check_file_size(bytes.len() - 1)?;
         let file = File::from(memfd::create()?);
         file.write_all_at(&bytes[1..], 0).map_err(|error| Error::from_os(error, "cannot write a large message"))?;
         Ok(Self { bytes: vec![IN_MEMFD], overflow: Some(file.into()) })

@@ -223,3 +223,17 @@ fn an_array_that_is_cut_short_meanwhile_is_an_error_and_leaves_nothing() {
     assert_kind(file.save_npy(&copy, |_, _| set_len(400_000)), ErrorKind::Layout, &["cut short"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_lock_stays_when_another_one_of_the_same_file_ends() {
+    // Whoever dropped the first one unlocked the block for all.
+    let name = unique_name("locks");
+    let mut array = SharedArray::<u8, _>::options().name(&name).zeros(4).unwrap();
+    let file = BlockFile::open_named(&name).unwrap();
+    let one = file.read_lock(Duration::ZERO).unwrap();
+    let other = file.read_lock(Duration::ZERO).unwrap();
+    drop(one);
+    assert_kind(array.try_write(), ErrorKind::WouldBlock, &[]);
+    drop(other);
+    drop(array.try_write().unwrap());
+}

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use common::{BlocksLeft, assert_kind, wait_until};
 use ndarray::Ix1;
 use ndshm::{Each, ErrorKind, Pool, SharedMemory, SharedMemoryManager};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpgid, getsid, setpgid};
@@ -55,7 +56,11 @@ fn owner(test: &str, role: &str) -> Owned {
 }
 
 fn ledgers_of(pid: u32) -> usize {
+    // What other programs have there may be anything: a pipe, say, that nobody ever writes to.
     let is_its = |name: &str| {
+        if !name.starts_with(".ndshm.") {
+            return false;
+        }
         let head = std::fs::read(Path::new("/dev/shm").join(name)).unwrap_or_default();
         head.get(12..16) == Some(&pid.to_ne_bytes())
     };
@@ -489,5 +494,48 @@ fn a_child_of_the_owner_is_no_owner() {
             assert!(SharedMemory::attach(memory.name().unwrap()).is_ok());
             assert_eq!(manager.list().unwrap().len(), 1);
         }
+    }
+}
+
+// What does not work the first time, and again and again
+
+#[test]
+fn a_server_can_run_after_one_that_had_no_descriptor_left_for_signals() {
+    // The second one panicked: the descriptor of the first was not there and was used.
+    if role().is_none() {
+        Peer::start("a_server_can_run_after_one_that_had_no_descriptor_left_for_signals", "child", "").succeeded();
+        return;
+    }
+    let bind = || SharedMemoryManager::builder().bind().unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let server = bind();
+    setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    let refused = server.run();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert_kind(refused, ErrorKind::Io, &["signals"]);
+
+    let server = bind();
+    let address = server.address().to_owned();
+    let serving = thread::spawn(|| server.run());
+    SharedMemoryManager::connect(&address).unwrap().shutdown().unwrap();
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn servers_that_were_to_stay_and_have_ended_do_not_pile_up() {
+    // Each left a zombie for as long as the process lived.
+    if role().is_none() {
+        Peer::start("servers_that_were_to_stay_and_have_ended_do_not_pile_up", "child", "").succeeded();
+        return;
+    }
+    let mut before = Vec::new();
+    for i in 0..3 {
+        let name = format!("stays-{i}-{}", std::process::id());
+        let manager = SharedMemoryManager::builder().name(name).start_detached().unwrap();
+        assert_reaped(before.clone());
+        let pid = manager.server_pid();
+        manager.shutdown().unwrap();
+        assert!(wait_until(PATIENCE, || !is_alive(pid)), "the server runs on");
+        before.push(pid);
     }
 }

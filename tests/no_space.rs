@@ -259,3 +259,24 @@ fn arrays_and_files_that_do_not_fit_are_refused_in_every_way_of_making_them() {
     named().from_elem(4 * MIB, 1).unwrap();
     assert_eq!(shm_names(), [""; 0]);
 }
+
+#[test]
+fn as_many_addresses_as_a_block_takes_are_enough() {
+    // 64 MiB were refused where there was room for 65, since huge pages are aligned in a range 2 MiB longer.
+    if role().is_none() {
+        reexec::run("as_many_addresses_as_a_block_takes_are_enough", "child");
+        return;
+    }
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    let limit = pages * 4096 + 65 * MIB as u64;
+    setrlimit(Resource::RLIMIT_AS, limit, limit).unwrap();
+    fill(&SharedMemory::anonymous(64 * MIB).unwrap());
+    let named = SharedMemory::create(64 * MIB).unwrap();
+    let name = named.name().unwrap().to_owned();
+    assert_no_space(SharedMemory::anonymous(64 * MIB), &["addresses", "ulimit -v"]);
+    let required = SharedMemory::options().huge_pages(HugePages::Require).anonymous(64 * MIB);
+    assert_eq!(required.unwrap_err().kind(), ErrorKind::NoSpace);
+    drop(named);
+    assert_eq!(SharedMemory::attach(&name).unwrap_err().kind(), ErrorKind::NotFound);
+}

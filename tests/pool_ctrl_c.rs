@@ -83,6 +83,49 @@ fn the_second_one_in_a_call_ends_the_program_at_once() {
     println!("it came back");
 }
 
+#[test]
+fn one_that_ends_one_of_two_calls_does_not_end_the_program() {
+    const TEST: &str = "one_that_ends_one_of_two_calls_does_not_end_the_program";
+    if reexec::role().is_none() {
+        // It was sent again when the other call, which was all but done, had ended well.
+        reexec::run(TEST, "program");
+        return;
+    }
+    let flags = Flags::new();
+    let (long, short) = (two(), two());
+    thread::scope(|scope| {
+        let well = scope.spawn(|| {
+            short.call().cancel_on_ctrl_c().map((Each(&[5]), Param(&flags.path())), |(item, flags), _| {
+                raise(&flags, "short");
+                wait_for(&flags, "pressed");
+                // Until the other call has ended, and well within what a task has to end in.
+                wait_for(&flags, "cancelled");
+                item
+            })
+        });
+        wait_for(&flags.path(), "short");
+        let chunks: Vec<u32> = (0..100_000).collect();
+        let pressed = AtomicU32::new(0);
+        let cancelled = long
+            .call()
+            .cancel_on_ctrl_c()
+            .progress(|_| {
+                if pressed.fetch_add(1, Ordering::Relaxed) == 0 {
+                    interrupt();
+                    raise(&flags.path(), "pressed");
+                }
+            })
+            .for_each(Each(&chunks), |_, _| thread::sleep(Duration::from_millis(1)));
+        assert_eq!(cancelled.unwrap_err().kind(), ErrorKind::Cancelled);
+        raise(&flags.path(), "cancelled");
+        match well.join().unwrap() {
+            Ok(items) => assert_eq!(items, [5]),
+            // The machine was too busy for it to end in time.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+        }
+    });
+}
+
 static HANDLED: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn handle(_signal: i32) {

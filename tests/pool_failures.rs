@@ -544,3 +544,47 @@ fn an_array_that_was_lent_for_reading_first_can_be_lent_for_writing_later() {
     let refused = pool.for_each(reader.chunks_mut(), |_, _| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Permission);
 }
+
+/// Makes a call when it is dropped whose callback panics while a task has half of its rows written.
+struct CallsAtTheEnd<'a> {
+    pool: &'a Pool,
+    array: &'a mut SharedArray<u32, Ix1>,
+}
+
+impl Drop for CallsAtTheEnd<'_> {
+    fn drop(&mut self) {
+        let flags = Flags::new();
+        let told = &flags.path();
+        let call = self.pool.call().progress(|_| {
+            wait_for(told, "half");
+            raise(told, "told");
+            panic!("in the callback");
+        });
+        let call = || {
+            call.for_each((self.array.chunks_mut().rows(2), Param(told)), |(mut rows, flags), chunk| {
+                if chunk.index() == 1 {
+                    rows[0] = 1;
+                    raise(&flags, "half");
+                    wait_for(&flags, "told");
+                    std::process::abort();
+                }
+                // Until the parent wants to be told how the call goes.
+                thread::sleep(Duration::from_millis(50));
+            })
+        };
+        assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+    }
+}
+
+#[test]
+fn a_panic_in_a_callback_poisons_also_where_its_thread_panics_already() {
+    // The array was as good as new, half written as it was.
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let mut array = SharedArray::<u32, _>::zeros(4).unwrap();
+    let panics = || {
+        let _calls = CallsAtTheEnd { pool: &pool, array: &mut array };
+        panic!("before it");
+    };
+    assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+    assert!(array.is_poisoned());
+}

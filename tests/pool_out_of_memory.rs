@@ -7,7 +7,8 @@ mod workers;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ndshm::{ErrorKind, Pool};
+use ndshm::{ErrorKind, Param, Pool};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 use workers::assert_whole;
 
@@ -95,5 +96,31 @@ fn a_worker_that_aborted_under_a_limit_of_its_memory_is_told_with_the_limit() {
     let message = pool.map((), |(), _| take(4096)).unwrap_err().to_string();
     assert!(message.contains("SIGABRT") && message.contains("perhaps for lack of memory"), "{message}");
     assert!(message.contains("its address space is limited to 1 GiB (ulimit -v)"), "{message}");
+    assert_whole(&pool);
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error_and_no_signal() {
+    const TEST: &str = "a_limit_of_the_size_of_files_is_an_error_and_no_signal";
+    if reexec::role().is_none() {
+        // It ended the program with SIGXFSZ: memory without a name is a file to the kernel.
+        reexec::run(TEST, "program");
+        return;
+    }
+    let limit = |bytes| setrlimit(Resource::RLIMIT_FSIZE, bytes, RLIM_INFINITY).unwrap();
+    limit(100_000);
+    let error = Pool::builder().workers(1).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(error.to_string().contains("ulimit -f"), "{error}");
+    limit(2_000_000);
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let large = vec![1_u8; 3_000_000];
+    let error = pool.map(Param(&large), |large, _| large.len()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    let error = pool.map((), |(), _| vec![1_u8; 3_000_000]).unwrap_err();
+    assert!(
+        error.to_string().contains("its result cannot be handed over") && error.to_string().contains("ulimit -f"),
+        "{error}"
+    );
     assert_whole(&pool);
 }

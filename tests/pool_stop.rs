@@ -193,6 +193,19 @@ fn chunks_that_kill_their_workers_without_end_end_at_the_deadline() {
 }
 
 #[test]
+fn a_call_that_ends_while_its_only_worker_is_replaced_says_why() {
+    // It was a WouldBlock error, which spoke of a worker that could not be started.
+    let pool = Pool::builder().workers(1).build().unwrap();
+    for millis in [30, 35, 40, 45, 50, 55] {
+        let soon = Duration::from_millis(millis);
+        let deadly = pool.call().retries(u32::MAX).deadline(soon).for_each(Each(&[0]), |_, _| std::process::abort());
+        let error = deadly.unwrap_err();
+        assert_eq!((error.kind(), error.rows()), (ErrorKind::TimedOut, &[0..1][..]), "{error}");
+    }
+    assert_whole(&pool);
+}
+
+#[test]
 fn what_went_wrong_before_the_deadline_is_what_is_told() {
     let pool = two();
     let flags = Flags::new();

@@ -42,7 +42,8 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     ///
     /// # Errors
     ///
-    /// As for [`read`](Self::read), and those of writing the file.
+    /// As for [`read`](Self::read), and those of writing the file; [`Layout`](ErrorKind::Layout) where something other than
+    /// a file is at `path`.
     #[doc(alias = "np.save")]
     pub fn save_npy(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();

@@ -88,7 +88,8 @@ impl BlockFile {
     ///
     /// # Errors
     ///
-    /// As for [`array`](Self::array), and those of writing the file.
+    /// As for [`array`](Self::array), and those of writing the file; [`Layout`](ErrorKind::Layout) where something other than
+    /// a file is at `path`.
     ///
     /// # Examples
     ///

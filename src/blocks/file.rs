@@ -1,7 +1,8 @@
 //! A block opened to be looked at.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -198,8 +199,10 @@ impl BlockFile {
     /// [`WouldBlock`](ErrorKind::WouldBlock) where it is being written, or somebody waits to, for longer than that;
     /// [`Unsupported`](ErrorKind::Unsupported) on a file system without locks.
     pub fn read_lock(&self, timeout: Duration) -> Result<BlockLock<'_>> {
-        if lock::lock(self.file.as_fd(), Mode::Shared, Wait::at_most(timeout), true)? {
-            return Ok(BlockLock { file: self });
+        // Through a description of its own: unlocking one leaves the others locked.
+        let fd = file::reopen(self.file.as_fd(), Access::ReadOnly)?;
+        if lock::lock(fd.as_fd(), Mode::Shared, Wait::at_most(timeout), true)? {
+            return Ok(BlockLock { fd, file: PhantomData });
         }
         let writer = match self.info().map(|info| info.state) {
             Ok(BlockState::Written { pid: Some(pid) }) => format!("process {pid}"),
@@ -236,12 +239,14 @@ impl BlockFile {
 #[derive(Debug)]
 #[must_use = "the block is unlocked when this is dropped"]
 pub struct BlockLock<'a> {
-    file: &'a BlockFile,
+    fd: OwnedFd,
+    file: PhantomData<&'a BlockFile>,
 }
 
 impl Drop for BlockLock<'_> {
     fn drop(&mut self) {
-        lock::unlock(self.file.file.as_fd());
+        // Not by closing it alone: a forked child has the descriptor too.
+        lock::unlock(self.fd.as_fd());
     }
 }
 

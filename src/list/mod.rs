@@ -64,6 +64,16 @@ use words::Words;
 /// As for [`SharedMemory`]: who creates a list owns its name and removes it when dropped, unless [`keep`](Self::keep) was
 /// called; who attaches owns nothing. In a forked child every call that needs the block is an [`ErrorKind::Closed`] error.
 ///
+/// A Python process, of any version, removes a list that it has merely attached to when it ends, kept or not, unless it
+/// is told not to:
+///
+/// ```python
+/// from multiprocessing import resource_tracker, shared_memory
+///
+/// items = shared_memory.ShareableList(name="the name")
+/// resource_tracker.unregister(items.shm._name, "shared_memory")
+/// ```
+///
 /// # Examples
 ///
 /// ```

@@ -1,5 +1,8 @@
 //! Starting a manager.
 
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
 use super::address::Address;
 use super::connection::Connection;
 use super::protocol::Start;
@@ -9,6 +12,8 @@ use crate::error::Result;
 use crate::memory::Record;
 use crate::start::Role;
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
+use crate::sys::fork::{Epoch, epoch};
+use crate::sys::process::PidFd;
 
 /// How to start a [`SharedMemoryManager`]: its name, and who runs its server.
 ///
@@ -51,7 +56,10 @@ impl ManagerBuilder {
     ///
     /// As for [`start`](Self::start).
     pub fn start_detached(self) -> Result<SharedMemoryManager> {
-        SharedMemoryManager::connect(self.spawn(None)?.address())
+        let started = self.spawn(None)?;
+        let manager = SharedMemoryManager::connect(started.address())?;
+        reap_later(started.into_server());
+        Ok(manager)
     }
 
     /// Makes the server in this process: clients can connect from here on, and are served by
@@ -81,4 +89,18 @@ impl ManagerBuilder {
             }
         }
     }
+}
+
+/// Remembers a server that stays, and reaps those that have ended by now: this process's children, of which something would
+/// be left for as long as it lives.
+fn reap_later(server: Option<PidFd>) {
+    static HOME: OnceLock<Epoch> = OnceLock::new();
+    static STAYING: Mutex<Vec<PidFd>> = Mutex::new(Vec::new());
+    // In a forked child the list may be locked for ever.
+    if *HOME.get_or_init(epoch) != epoch() {
+        return;
+    }
+    let mut staying = STAYING.lock().unwrap_or_else(PoisonError::into_inner);
+    staying.retain(|server| server.wait_timeout(Duration::ZERO).is_none());
+    staying.extend(server);
 }

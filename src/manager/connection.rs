@@ -204,6 +204,11 @@ impl Connection {
         }
     }
 
+    /// The process of a server that was started here.
+    pub(super) fn into_server(self) -> Option<PidFd> {
+        self.server
+    }
+
     #[cold]
     fn gone(&self) -> Error {
         let Self { address, pid, server, .. } = self;

@@ -63,7 +63,13 @@ use crate::memory::{Record, SharedMemory};
 ///
 /// [`start`](Self::start) starts the server, as a copy of this program. It has the names of the blocks made through it,
 /// and keeps those that have none; whatever happens to the programs that use them, they stay until the manager ends, and none
-/// stays after it: not when this process drops the manager, panics, or is killed, and not when the server is killed.
+/// stays after it: not when this process drops the manager, panics, or is killed. Where the server is killed, this process
+/// removes the names when it drops the manager; where nobody is left who could, the next sweep does, see
+/// [`prune`](crate::prune).
+///
+/// Python programs that attach must be kept from removing what they have attached to, see [`ShareableList`] and
+/// [`SharedMemory`].
+///
 /// Other processes of the same user [`connect`](Self::connect) by its [`address`](Self::address), make blocks too, and
 /// find blocks by *label*.
 ///

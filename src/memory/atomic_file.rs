@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::sys::file::Unlinked;
+use crate::sys::file::{self, Unlinked};
 use crate::sys::random::random_u64;
 
 /// A file without a name beside its target. Dropped before it is published, nothing is left of it.
@@ -16,7 +16,10 @@ pub(crate) struct AtomicFile {
 }
 
 impl AtomicFile {
+    /// # Errors
+    /// `Layout` where something is there that nobody means to replace: a device, a FIFO, a directory, or a link to one.
     pub(crate) fn create(target: &Path) -> Result<Self> {
+        file::require_replaceable(target)?;
         let dir = target.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
         let unlinked = Unlinked::create(dir, 0o666)?;
         let file = unlinked.fd().try_clone_to_owned().map_err(|error| cannot_replace(error, target))?;
@@ -52,8 +55,10 @@ fn cannot_replace(error: impl Into<std::io::Error>, target: &Path) -> Error {
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_file_is_seen_when_it_is_whole_and_not_before() {
@@ -69,10 +74,29 @@ mod tests {
         drop(AtomicFile::create(&target).unwrap());
         assert_eq!(names(), 1);
 
-        let taken = dir.path().join("directory");
+        // In time: a directory may take its place while it is written.
+        let taken = dir.path().join("taken");
+        let file = AtomicFile::create(&taken).unwrap();
         fs::create_dir(&taken).unwrap();
-        let error = AtomicFile::create(&taken).unwrap().publish().unwrap_err();
+        let error = file.publish().unwrap_err();
         assert!(error.to_string().contains("cannot replace"), "{error}");
         assert_eq!(names(), 2);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        // Saving to /dev/null as root put a file in its place.
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, link, lost) = (dir.path().join("fifo"), dir.path().join("link"), dir.path().join("lost"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink(&fifo, &link).unwrap();
+        symlink("nowhere", &lost).unwrap();
+        for (path, found) in [(&*fifo, "a FIFO"), (&*link, "a FIFO"), (dir.path(), "a directory")] {
+            let error = AtomicFile::create(path).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Layout);
+            assert_eq!(error.to_string(), format!("{} is {found}, expected a regular file or nothing", path.display()));
+        }
+        AtomicFile::create(&lost).unwrap().publish().unwrap();
+        assert!(fs::symlink_metadata(&lost).unwrap().is_file());
     }
 }

@@ -63,6 +63,10 @@ pub(crate) struct Draft {
     target: Target,
 }
 
+fn is_for_want_of_something(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 fn create_file(target: &Target) -> Result<Unlinked> {
     match target.place() {
         Place::Anonymous => memfd::create().map(Unlinked::nameless),
@@ -74,8 +78,8 @@ fn create_file(target: &Target) -> Result<Unlinked> {
 impl Draft {
     pub(super) fn new(options: &SharedMemoryOptions, target: Target, size: usize) -> Result<Self> {
         match Self::try_new(options, target.clone(), size) {
-            // What is kept for reuse is room too.
-            Err(error) if error.kind() == ErrorKind::NoSpace && spare::release() > 0 => {
+            // What is kept for reuse is room too, and has descriptors.
+            Err(error) if is_for_want_of_something(&error) && spare::release() > 0 => {
                 Self::try_new(options, target, size)
             }
             made => made,

@@ -25,6 +25,10 @@ use crate::{Error, ErrorKind, Result};
 /// dropping the handle, the next process of the same user that creates its first named block removes the name, as does
 /// [`prune`](crate::prune). The memory itself is freed when the name is gone and the last process has dropped its handle.
 ///
+/// Python before 3.13 removes a block that it has merely attached to with `SharedMemory(name=…)` when it ends, kept or not:
+/// there `np.memmap` opens it, or `resource_tracker.unregister(memory._name, "shared_memory")` after attaching helps. From
+/// 3.13 on there is `track=False`.
+///
 /// In a forked child a handle is no longer mapped: every call that needs the bytes is an [`ErrorKind::Closed`] error and
 /// dropping it does nothing.
 ///

@@ -10,7 +10,7 @@
 //! | kept | memory of anonymous arrays that no other program ever could reach: not after [`share_fd`](crate::SharedArray::share_fd) or [`freeze`](crate::SharedArray::freeze), not of poisoned arrays |
 //! | how much | up to [`limit`] bytes and eight arrays, the latest; by default 128 MiB, never more than an eighth of what the machine and the control group have free |
 //! | what the next one finds | zeros, or its own elements: never what was there before |
-//! | given back | when memory gets short and another array is made or dropped, before any [`NoSpace`](crate::ErrorKind::NoSpace) error, by [`release`], and when the process ends |
+//! | given back | when memory gets short and another array is made or dropped, before any [`NoSpace`](crate::ErrorKind::NoSpace) error or one for want of descriptors, by [`release`], and when the process ends |
 //!
 //! Arrays with other than the default [`mode`](crate::ArrayOptions::mode), [`reserve`](crate::ArrayOptions::reserve) or
 //! [`core_dump`](crate::ArrayOptions::core_dump) take no part.

@@ -337,8 +337,9 @@ fn run_on_workers(
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
     let running = Running::start(&mut duty.crew, &blocks, message, limits)?;
+    let unsettled = Unsettled(&held);
     let settled = running.finish(progress)?;
-    poison_where_cut_short(&settled, &held);
+    unsettled.settle(&settled);
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     duty.crew.heed(None);
     let _ = duty.crew.replace_dead();
@@ -348,10 +349,22 @@ fn run_on_workers(
     Ok(settled)
 }
 
-/// A task that was cut short leaves its rows half written, and the arrays say so.
-pub(super) fn poison_where_cut_short(settled: &Settled, held: &[Held<'_>]) {
-    if settled.cut_short {
-        held.iter().for_each(Held::poison);
+/// A call that was begun. Where it does not come to an end, since a callback panics, what was lent for writing is poisoned,
+/// also where the thread was panicking before.
+pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [Held<'p>]);
+
+impl Unsettled<'_, '_> {
+    /// A task that was cut short leaves its rows half written, and the arrays say so.
+    pub(super) fn settle(self, settled: &Settled) {
+        if !settled.cut_short {
+            std::mem::forget(self);
+        }
+    }
+}
+
+impl Drop for Unsettled<'_, '_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Held::poison);
     }
 }
 

@@ -236,8 +236,7 @@ impl<'c, S: System> Running<'c, S> {
                 break;
             }
             if let Err(error) = self.run_again(left) {
-                let message = format!("chunks of workers that died cannot be run again: {error}");
-                self.tally.fail(None, error.kind(), message);
+                self.fail(None, error.kind(), format!("chunks of workers that died cannot be run again: {error}"));
                 break;
             }
         }
@@ -520,6 +519,10 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     fn fail(&mut self, chunk: Option<usize>, kind: ErrorKind, message: String) {
+        if chunk.is_none() {
+            // Where something was given up because the call has to stop, that is the reason.
+            self.heed_stop();
+        }
         self.tally.fail(chunk, kind, message);
         self.close();
     }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
 use super::args::{Cursor, MappedBlock};
-use super::call::{lock, poison_where_cut_short};
+use super::call::{Unsettled, lock};
 use super::cancel::Stop;
 use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockAccess, Plan};
@@ -27,13 +27,14 @@ pub(super) fn run(
             fresh: None,
         })
         .collect();
+    let unsettled = Unsettled(&held);
     let mut share = All { next: 0, division, tally: Tally::new(division), result: Vec::new(), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
     // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`, and chunks
     // run one after another.
     unsafe { task.run(&mut cursor, &mut share) };
     let settled = share.tally.settle();
-    poison_where_cut_short(&settled, &held);
+    unsettled.settle(&settled);
     Ok(settled)
 }
 

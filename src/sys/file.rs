@@ -206,6 +206,18 @@ pub(crate) fn require_regular(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::Layout, format!("{shown} is {found}, expected a regular file")))
 }
 
+/// A `Layout` error where something other than a regular file is at `path`, links followed.
+pub(crate) fn require_replaceable(path: &Path) -> Result<()> {
+    match stat(path) {
+        Ok(stat) if file_type(&stat) != SFlag::S_IFREG => {
+            let (shown, found) = (path.display(), kind_of(&stat));
+            Err(Error::new(ErrorKind::Layout, format!("{shown} is {found}, expected a regular file or nothing")))
+        }
+        // Whatever else is wrong comes out when the file is made.
+        _ => Ok(()),
+    }
+}
+
 fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }

@@ -14,6 +14,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 /// How many have come while somebody listened.
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// How many of them there were when one who listened had last done something about them; all, where nobody listened.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
 /// Since the last listener began.
 static UNANSWERED: AtomicU32 = AtomicU32::new(0);
 /// The process that the handler was installed in.
@@ -65,7 +67,6 @@ extern "C" fn count(signal: i32, info: *mut libc::siginfo_t, context: *mut libc:
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     since: u64,
-    answered: AtomicBool,
 }
 
 impl Interrupts {
@@ -73,10 +74,11 @@ impl Interrupts {
         let mut listeners = listeners();
         UNANSWERED.store(0, Ordering::Relaxed);
         if listeners.count == 0 {
+            ANSWERED.store(COUNT.load(Ordering::Relaxed), Ordering::Relaxed);
             listeners.before = install();
         }
         listeners.count += 1;
-        Self { since: COUNT.load(Ordering::Relaxed), answered: AtomicBool::new(false) }
+        Self { since: COUNT.load(Ordering::Relaxed) }
     }
 
     /// Has one come since?
@@ -84,9 +86,11 @@ impl Interrupts {
         COUNT.load(Ordering::Relaxed) != self.since
     }
 
-    /// Something was done about it.
+    /// Something was done about those that have come since. Who else listens need not, or could not any more.
     pub(crate) fn answer(&self) {
-        self.answered.store(true, Ordering::Relaxed);
+        if self.has_come() {
+            ANSWERED.store(COUNT.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 }
 
@@ -104,7 +108,7 @@ impl Drop for Interrupts {
         {
             set(&before);
             let was_default = matches!(before.handler(), SigHandler::SigDfl);
-            if was_default && self.has_come() && !self.answered.load(Ordering::Relaxed) {
+            if was_default && COUNT.load(Ordering::Relaxed) != ANSWERED.load(Ordering::Relaxed) {
                 // SAFETY: raising a signal touches no memory.
                 unsafe { libc::raise(libc::SIGINT) };
             }

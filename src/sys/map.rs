@@ -106,16 +106,18 @@ impl Region {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of `fd`, at an address that is a multiple of 2 MiB where `align_huge` says so.
+    /// Maps the first `len` bytes of `fd`, at an address that is a multiple of 2 MiB where `align_huge` says so and there
+    /// are addresses enough.
     /// With `dump` the pages go into a core dump.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, access: Access, align_huge: bool, dump: bool) -> Result<Self> {
         let capacity = round_to_pages(len)
             .filter(|&capacity| capacity > 0)
             .ok_or_else(|| Error::new(ErrorKind::InvalidSize, format!("cannot map {len} bytes")))?;
-        let region = if align_huge {
-            Aligned::new(fd, capacity, access).map(Region::Aligned)
-        } else {
-            plain(fd, capacity, access)
+        let region = match align_huge.then(|| Aligned::new(fd, capacity, access)) {
+            Some(Ok(aligned)) => Ok(Region::Aligned(aligned)),
+            // That takes 2 MiB of addresses more while it is made.
+            Some(Err(error)) if error.raw_os_error() != Some(libc::ENOMEM) => Err(error),
+            Some(Err(_)) | None => plain(fd, capacity, access),
         };
         let region = region.map_err(|error| map_error(error, len))?;
         let mapping =
@@ -245,9 +247,12 @@ impl Mapping {
         }
     }
 
-    /// Makes every whole 2 MiB of the mapping one huge page. The mapping must be aligned to 2 MiB, the file be fresh:
-    /// on pages that are there already it is slow.
+    /// Makes every whole 2 MiB of the mapping one huge page, where it is aligned to 2 MiB. The file must be fresh: on pages
+    /// that are there already it is slow.
     pub(crate) fn collapse(&self, patience: Patience) -> nix::Result<()> {
+        if !self.ptr().addr().get().is_multiple_of(HUGE_PAGE) {
+            return Err(Errno::ENOMEM);
+        }
         let end = self.len - self.len % HUGE_PAGE;
         // Where the administrator allows it the first fault brings a huge page at once, which is faster.
         let _ = self.advise(0..self.capacity(), libc::MADV_HUGEPAGE);

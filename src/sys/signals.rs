@@ -38,12 +38,14 @@ impl EndSignals {
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = std::process::id().cast_signed();
         // Relaxed, here and below: handlers are installed after these are written, by system calls.
-        if PROCESS.swap(pid, Ordering::Relaxed) != pid {
+        if PROCESS.load(Ordering::Relaxed) != pid {
             let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
             let event = EventFd::from_value_and_flags(0, flags).map_err(failed)?;
             EVENT.store(event.as_fd().as_raw_fd(), Ordering::Relaxed);
             let parents = std::mem::replace(&mut *told, Told { event: Some(event), listeners: 0, before: Vec::new() });
             std::mem::forget(parents.event);
+            // Last, so that whoever comes after a failure tries again.
+            PROCESS.store(pid, Ordering::Relaxed);
         }
         if told.listeners == 0 {
             for &signal in signals {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ndshm::{BlockFile, SharedArray, SharedMemory};
 
-use crate::{alone, npy, run, shm};
+use crate::{Ran, alone, npy, run, shm};
 
 const F8: &str = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000, 100), }";
 
@@ -238,4 +238,22 @@ fn anonymous_arrays_are_found_through_their_process() {
     // This process keeps the memory of arrays for others, until it is told not to.
     ndshm::spare::release();
     assert!(!run(&["ls"]).stdout().contains("<u2 (7, 11)"));
+}
+
+#[test]
+fn a_picture_of_a_long_line_takes_little_memory() {
+    // Eight bytes for each element of a line: 16 GiB for an image of 2 GiB.
+    if !alone("hostile::a_picture_of_a_long_line_takes_little_memory", 16) {
+        return;
+    }
+    let columns = 32 << 20;
+    let mut line = npy(&format!("{{'descr': '|u1', 'fortran_order': False, 'shape': (1, {columns}), }}"), &[9; 1000]);
+    let head = line.len() - 1000;
+    line.resize(head + 5000, 0);
+    fs::write(shm("line"), &line).unwrap();
+    File::options().write(true).open(shm("line")).unwrap().set_len((head + columns) as u64).unwrap();
+    let tool = env!("CARGO_BIN_EXE_ndshm");
+    let limited = format!("ulimit -v 250000; exec {tool} inspect --png /dev/shm/picture line");
+    let ran = Ran::new(&std::process::Command::new("sh").args(["-c", &limited]).output().unwrap());
+    assert!(ran.stdout().contains("1024 × 1 pixels"));
 }

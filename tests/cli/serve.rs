@@ -7,7 +7,7 @@ use ndshm::{ErrorKind, SharedMemory, SharedMemoryManager};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{run, tool};
+use crate::{Ran, run, tool};
 
 fn name(label: &str) -> String {
     format!("cli-test-{label}-{}", std::process::id())
@@ -68,4 +68,14 @@ fn a_manager_in_the_background_stays_until_it_is_stopped() {
     assert_eq!(run(&["serve", "--stop", &name]).stdout(), "stopped, with 1 block\n");
     assert_eq!(SharedMemory::attach(&block).unwrap_err().kind(), ErrorKind::NotFound);
     assert!(run(&["serve", "--stop", &name]).error().contains(&name));
+}
+
+#[test]
+fn a_manager_in_the_background_whose_address_cannot_be_told_does_not_stay() {
+    // It ran on, known to nobody.
+    let name = name("untold");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = tool().args(["serve", "--detach", "--name", &name]).stdout(full).output().unwrap();
+    assert!(Ran::new(&output).error().contains("No space left"));
+    assert_eq!(SharedMemoryManager::connect(&name).unwrap_err().kind(), ErrorKind::NotFound);
 }

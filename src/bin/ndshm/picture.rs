@@ -49,26 +49,24 @@ impl Picture {
         let longest = slow.max(fast);
         let pixels = |length: usize| if longest <= LONGEST { length } else { (length * LONGEST / longest).max(1) };
         let (slow_pixels, fast_pixels) = (pixels(slow), pixels(fast));
-        let mut sums = vec![(0.0, 0_u32); slow_pixels * fast_pixels];
-        let fast_pixel: Vec<usize> = (0..fast).map(|at| at * fast_pixels / fast).collect();
-        let (mut line, mut at) = (0, 0);
+        let mut sums = vec![(0.0, 0_u64); slow_pixels * fast_pixels];
+        let (mut line, mut across) = (Share::new(slow, slow_pixels), Share::new(fast, fast_pixels));
         let mut add = |value: f64| {
             // More elements than the header told of do not come.
-            let pixel = line * slow_pixels / slow * fast_pixels + fast_pixel[at];
+            let pixel = line.pixel * fast_pixels + across.pixel;
             if let Some((sum, count)) = sums.get_mut(pixel).filter(|_| value.is_finite()) {
                 *sum += value;
                 *count += 1;
             }
-            at += 1;
-            if at == fast {
-                (line, at) = (line + 1, 0);
+            if across.step() {
+                line.step();
             }
         };
         each(file, info, numeric, |values| {
             values.for_each_float(&mut add);
             progress(values.len());
         })?;
-        let value = |&(sum, count): &(f64, u32)| if count == 0 { f64::NAN } else { sum / f64::from(count) };
+        let value = |&(sum, count): &(f64, u64)| if count == 0 { f64::NAN } else { sum / count as f64 };
         let stored: Vec<f64> = sums.iter().map(value).collect();
         Ok(if info.is_fortran() {
             let values = (0..fast_pixels * slow_pixels)
@@ -122,6 +120,39 @@ impl Picture {
     }
 }
 
+/// Which pixel the next element of a line falls on. Counted and not tabulated: a line has any number of elements.
+#[derive(Debug)]
+struct Share {
+    elements: usize,
+    pixels: usize,
+    pixel: usize,
+    /// Of an element and its pixel, so far: less than `elements`.
+    rest: usize,
+    at: usize,
+}
+
+impl Share {
+    fn new(elements: usize, pixels: usize) -> Self {
+        Self { elements, pixels, pixel: 0, rest: 0, at: 0 }
+    }
+
+    /// On to the next element; `true` at the end of the line, where it begins anew.
+    fn step(&mut self) -> bool {
+        self.at += 1;
+        if self.at == self.elements {
+            *self = Self::new(self.elements, self.pixels);
+            return true;
+        }
+        // There are no more pixels than elements.
+        self.rest += self.pixels;
+        if self.rest >= self.elements {
+            self.rest -= self.elements;
+            self.pixel += 1;
+        }
+        false
+    }
+}
+
 /// The colour of a share from 0 to 1.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares and colours lie in their ranges")]
 fn colour(share: f64) -> [u8; 3] {
@@ -142,6 +173,19 @@ mod tests {
             0.2126 * red + 0.7152 * green + 0.0722 * blue
         };
         assert!((0..100).all(|i| lightness(i) < lightness(i + 1)));
+    }
+
+    #[test]
+    fn elements_are_shared_out_evenly_among_pixels() {
+        for (elements, pixels) in [(1, 1), (7, 7), (10, 3), (2048, 1024), (2047, 1024), (5000, 1)] {
+            let mut share = Share::new(elements, pixels);
+            for _ in 0..2 {
+                for at in 0..elements {
+                    assert_eq!(share.pixel, at * pixels / elements, "element {at} of {elements}");
+                    assert_eq!(share.step(), at + 1 == elements);
+                }
+            }
+        }
     }
 
     #[test]

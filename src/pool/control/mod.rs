@@ -91,7 +91,7 @@ pub(crate) use words::{Memory, Words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{copy_in, copy_out};
 use crate::sys::map::{Access, Mapping};
-use crate::sys::{file, memfd};
+use crate::sys::{file, memfd, space};
 
 const LINE: usize = PLACES * size_of::<u64>();
 
@@ -143,8 +143,11 @@ impl<M> Deref for ControlPage<M> {
 impl ControlPage {
     /// A new page for so many workers.
     pub(crate) fn create(workers: usize) -> Result<Self> {
+        let len = Self::len_for(workers);
+        // Past this limit comes a signal that kills.
+        space::check_file_size(len)?;
         let fd = memfd::create()?;
-        file::set_size(fd.as_fd(), Self::len_for(workers))?;
+        file::set_size(fd.as_fd(), len)?;
         memfd::add_seals(fd.as_fd(), SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
         Self::map(fd, workers)
     }

@@ -181,7 +181,7 @@ impl<S: System> Worker<S> {
                 self.leaving.extend(serials.iter().filter_map(|serial| self.blocks.remove(serial)));
                 if answer {
                     self.leaving.clear();
-                    self.say(&ToParent::Forgotten);
+                    self.say(Packet::new(&ToParent::Forgotten));
                 }
             }
             ToWorker::Call(call) => {
@@ -208,14 +208,14 @@ impl<S: System> Worker<S> {
     /// The last word on a call is a refusal where nothing of it was begun; otherwise it is said.
     fn end(&self, call: u64, run: Result<()>) {
         if let Err(error) = run {
-            self.say(&ToParent::Refused { call, message: error.to_string() });
+            self.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
             Writer::new(&self.page, self.index, call).finish();
         }
     }
 
     /// Sends a message; where nobody is left to hear it, the process ends.
-    fn say(&self, message: &ToParent) {
-        let Ok(packet) = Packet::new(message) else { S::exit(CONFUSED) };
+    fn say(&self, packet: Result<Packet>) {
+        let Ok(packet) = packet else { S::exit(CONFUSED) };
         if packet.send(&self.socket).is_err() {
             S::exit(0);
         }

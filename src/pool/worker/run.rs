@@ -12,7 +12,7 @@ use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Chunk;
 use crate::pool::control::{Record, Writer};
-use crate::pool::protocol::{CallMessage, NOTHING, TaskFailure, ToParent};
+use crate::pool::protocol::{CallMessage, NOTHING, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
 use crate::pool::task::{Ended, Share, TaskRef};
 use crate::sys::file::FileId;
@@ -118,7 +118,12 @@ impl<S: System> Worker<S> {
                 Err(failure)
             }
         };
-        self.say(&ToParent::Outcomes { call: writer.call(), outcomes: vec![(chunk, outcome)] });
+        let of_this = |outcome| ToParent::Outcomes { call: writer.call(), outcomes: vec![(chunk, outcome)] };
+        let packet = Packet::new(&of_this(outcome)).or_else(|error| {
+            let failure = TaskFailure::Broken(format!("its result cannot be handed over: {error}"));
+            Packet::new(&of_this(Err(failure)))
+        });
+        self.say(packet);
     }
 
     fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {

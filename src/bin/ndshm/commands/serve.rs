@@ -1,6 +1,6 @@
 //! `ndshm serve`: a manager that stays.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::Result;
 use ndshm::SharedMemoryManager;
@@ -17,8 +17,16 @@ pub(crate) fn run(serve: &Serve, out: &mut Out) -> Result<Outcome> {
     }
     if serve.detach {
         let manager = builder.start_detached()?;
-        writeln!(out, "{}", manager.address())?;
-        return Ok(Outcome::Done);
+        return match writeln!(out, "{}", manager.address()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(Outcome::Done),
+            // Who gave the name may not care to read it.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe && serve.name.is_some() => Ok(Outcome::Done),
+            Err(error) => {
+                // Nobody knows of it.
+                manager.shutdown()?;
+                Err(error.into())
+            }
+        };
     }
     let server = builder.bind()?;
     writeln!(out, "{}", server.address())?;
