@@ -253,7 +253,7 @@ fn a_picture_of_a_long_line_takes_little_memory() {
     fs::write(shm("line"), &line).unwrap();
     File::options().write(true).open(shm("line")).unwrap().set_len((head + columns) as u64).unwrap();
     let tool = env!("CARGO_BIN_EXE_ndshm");
-    let limited = format!("ulimit -v 250000; exec {tool} inspect --png /dev/shm/picture line");
+    let limited = format!("ulimit -v 250000; exec {tool} inspect --png /dev/shm/picture.png line");
     let ran = Ran::new(&std::process::Command::new("sh").args(["-c", &limited]).output().unwrap());
     assert!(ran.stdout().contains("1024 × 1 pixels"));
 }
