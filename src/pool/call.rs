@@ -268,6 +268,11 @@ impl<'p> Call<'p> {
             ),
             Kind::Serial => serial::run(&plan, division, task, stop.as_deref(), progress),
         };
+        // Where it failed before it was begun, all rows are missing.
+        let settled = settled.map_err(|error| match error.rows() {
+            [] => error.with_rows(division.rows_where(|_| true)),
+            _ => error,
+        });
         let results = settled.and_then(|settled| settled.failure.map_or(Ok(settled.results), Err));
         if let (Some(stop), Err(error)) = (stop, &results)
             && error.kind() == ErrorKind::Cancelled

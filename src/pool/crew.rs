@@ -277,17 +277,23 @@ impl<S: System> Crew<S> {
     }
 
     fn welcome(&mut self, index: usize, starting: S::Starting) -> Result<()> {
-        let process = S::finish(starting, self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
-        self.watch.add(&process)?;
-        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
-        self.page.clear(index);
         let spin = u64::try_from(self.options.spin.as_nanos()).unwrap_or(u64::MAX);
         let (workers, call, threads) = (self.members.len(), self.last_call, self.options.threads);
         let place = self.options.places.get(index).cloned().unwrap_or_default();
         let packet = Packet::new(&ToWorker::Welcome { workers, call, spin, threads, place })?;
-        member.send(&packet, &[self.page.fd()], self.stop.as_deref());
+        let process = S::finish(starting, self.stop.as_deref().map(|stop| stop as &dyn Patience))?;
+        let watched = self.watch.add(&process);
+        let member = Member { index, process, heard: 0, news: 0, outcomes: Reader::default(), mapped: BTreeMap::new() };
+        self.page.clear(index);
+        if watched.is_ok() {
+            member.send(&packet, &[self.page.fd()], self.stop.as_deref());
+        }
         self.members[index] = Some(member);
-        Ok(())
+        if watched.is_err() {
+            // Nobody would hear of its end.
+            self.bury(index);
+        }
+        watched
     }
 
     /// Starts a worker in an empty place.
