@@ -61,6 +61,7 @@ fn it_cancels_a_call_and_ends_the_program_afterwards() {
         let error = interrupted_call(&pool, &Flags::new().path(), 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(error.rows(), std::slice::from_ref(&(0..2)));
+        assert!(error.to_string().starts_with("the call was cancelled by Ctrl-C"), "{error}");
         assert_whole(&pool);
     }
     println!("cancelled twice");

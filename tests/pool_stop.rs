@@ -126,6 +126,47 @@ fn a_task_that_ends_soon_after_the_deadline_ends_in_good_order() {
 }
 
 #[test]
+fn tasks_end_in_good_order_where_the_grace_is_long_enough() {
+    for grace in [PATIENCE, Duration::MAX] {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let pids = pool.worker_pids();
+        let flags = Flags::new();
+        let mut array = SharedArray::<u32, _>::zeros(4).unwrap();
+        let token = CancelToken::new();
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_for(&flags.path(), "running");
+                token.cancel();
+            });
+            let call = pool.call().cancel_with(&token).grace(grace);
+            call.for_each((array.chunks_mut().rows(1), Param(&flags.path())), |(mut row, flags), _| {
+                raise(&flags, "running");
+                // Longer than the usual grace.
+                thread::sleep(SOON);
+                row.fill(1);
+            })
+            .unwrap_err()
+        });
+        assert_eq!((error.kind(), error.rows()), (ErrorKind::Cancelled, [1..4].as_slice()));
+        assert!(error.to_string().contains("the call was cancelled by a token"), "{error}");
+        assert!(!array.is_poisoned());
+        assert_eq!(array.read().unwrap().to_vec(), [1, 0, 0, 0]);
+        assert_eq!(pool.worker_pids(), pids, "nobody was killed");
+    }
+}
+
+#[test]
+fn without_grace_tasks_are_cut_short_at_once() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let mut array = SharedArray::<u32, _>::zeros(1).unwrap();
+    let call = pool.call().deadline(SOON).grace(Duration::ZERO);
+    let error = in_time(|| call.for_each(array.chunks_mut(), |_, _| be_stuck()).unwrap_err());
+    assert_eq!((error.kind(), error.rows()), (ErrorKind::TimedOut, [0..1].as_slice()));
+    assert!(array.is_poisoned());
+    assert_whole(&pool);
+}
+
+#[test]
 fn a_stopped_worker_is_ended_by_a_deadline_with_retries_too() {
     for retries in [0, 2] {
         let pool = two();
@@ -298,7 +339,7 @@ fn a_cancelled_call_stops_waiting_for_a_lock_and_for_the_workers() {
         for (waiting, rows) in [(for_lock, 8), (for_workers, 7)] {
             let error = in_time(|| waiting.join().unwrap()).unwrap_err();
             assert_eq!((error.kind(), error.rows()), (ErrorKind::Cancelled, [0..rows].as_slice()));
-            assert!(error.to_string().contains("the call was cancelled: it "), "{error}");
+            assert!(error.to_string().contains("the call was cancelled by a token: it "), "{error}");
         }
         drop(guard);
         assert!(!first.is_finished());

@@ -134,11 +134,11 @@ impl<'p> Call<'p> {
     /// Ends the call when it has taken that long, counted from its beginning: the wait for its arrays and for the pool's
     /// workers is part of it.
     ///
-    /// Then no more chunks begin, and tasks that run have 100 ms to end in good order, so that short ones leave whole rows
-    /// behind; where all chunks are done by that time, the call returns their results. Workers that are not done then, as
-    /// they are stuck, stopped or just slow, are killed, reaped and replaced, and only after that the call returns:
-    /// [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. Arrays that were lent for writing are poisoned
-    /// where a task was cut short. A deadline cannot promise the end of a worker that the kernel does not kill, such as one
+    /// Then no more chunks begin, and tasks that run have a [`grace`](Self::grace) of 100 ms to end in good order; where all
+    /// chunks are done by that time, the call returns their results. **Tasks that still run when the grace is over are cut
+    /// short: their workers, be they stuck, stopped or just slow, are killed, and the arrays that were lent for writing are
+    /// poisoned.** So a call whose tasks take longer than 100 ms wants a longer grace. When the killed are reaped and replaced,
+    /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the end of a worker that the kernel does not kill, such as one
     /// that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
     ///
     /// # Examples
@@ -171,14 +171,51 @@ impl<'p> Call<'p> {
         self
     }
 
+    /// Sets how long tasks that run may go on when a deadline, a token or Ctrl-C ends the call, in place of 100 ms.
+    ///
+    /// No more chunks begin in that time; tasks that still run after it are killed with their workers, and the arrays that
+    /// were lent for writing are poisoned. With [`Duration::MAX`] nobody is killed: the call waits for the tasks that run
+    /// however long they take, for ever where one is stuck or stopped.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use std::thread;
+    /// use std::time::Duration;
+    ///
+    /// use ndshm::{ErrorKind, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(1).build()?;
+    ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
+    ///     let call = pool.call().deadline(Duration::from_millis(300)).grace(Duration::MAX);
+    ///     let late = call.for_each(done.chunks_mut().rows(1), |mut row, _| {
+    ///         thread::sleep(Duration::from_millis(500));
+    ///         row.fill(1);
+    ///     });
+    ///     let error = late.unwrap_err();
+    ///     assert_eq!((error.kind(), error.rows()), (ErrorKind::TimedOut, &[1..4][..]));
+    ///     assert_eq!(done.read()?.to_vec(), [1, 0, 0, 0]); // whole, and not poisoned
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.stop.grace = grace;
+        self
+    }
+
     /// Ends the call when the token is cancelled, before it or while it runs, as a [`deadline`](Self::deadline) would, with
-    /// [`Cancelled`](ErrorKind::Cancelled). A call may be given several tokens, and each of them ends it.
+    /// [`Cancelled`](ErrorKind::Cancelled): tasks that still run when the [`grace`](Self::grace) of 100 ms is over are killed
+    /// with their workers, and the arrays that were lent for writing are poisoned. A call may be given several tokens, and each of them ends it.
     pub fn cancel_with(mut self, token: &CancelToken) -> Self {
         self.stop.tokens.push(token.clone());
         self
     }
 
-    /// Ends the call on Ctrl-C (`SIGINT`), as a [`deadline`](Self::deadline) would, with [`Cancelled`](ErrorKind::Cancelled).
+    /// Ends the call on Ctrl-C (`SIGINT`), as a [`deadline`](Self::deadline) would, with [`Cancelled`](ErrorKind::Cancelled):
+    /// tasks that still run when the [`grace`](Self::grace) of 100 ms is over are killed with their workers, and the arrays that
+    /// were lent for writing are poisoned.
     ///
     /// Without this Ctrl-C does what the program made of it: by default it ends the program, and its workers with it. With
     /// this, and for the length of the call only, the signal has a handler that takes note. A second Ctrl-C in the same

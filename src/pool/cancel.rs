@@ -12,8 +12,8 @@ use crate::sys::fork::{Epoch, epoch};
 use crate::sys::interrupt::Interrupts;
 use crate::sys::lock::Patience;
 
-/// How long tasks that run may take to end once their call is told to; then their workers are killed.
-pub(super) const GRACE: Duration = Duration::from_millis(100);
+/// How long tasks that run may take to end once their call is told to, unless it says otherwise.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Ctrl-C wakes nobody by itself: who listens for it looks so often.
 const ATTENTION: Duration = Duration::from_millis(20);
@@ -116,11 +116,18 @@ impl fmt::Debug for CancelToken {
 }
 
 /// What may end a call early, as it was set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct StopOptions {
     pub(super) deadline: Option<Duration>,
     pub(super) tokens: Vec<CancelToken>,
     pub(super) on_ctrl_c: bool,
+    pub(super) grace: Duration,
+}
+
+impl Default for StopOptions {
+    fn default() -> Self {
+        Self { deadline: None, tokens: Vec::new(), on_ctrl_c: false, grace: GRACE }
+    }
 }
 
 /// What may end a call early, while it runs.
@@ -164,6 +171,11 @@ impl Stop {
         }
     }
 
+    /// Until when tasks may run where the call ends now. `None` where the clock cannot count so far.
+    pub(super) fn end_of_grace(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.options.grace)
+    }
+
     /// How long one may sleep before one has to look again.
     pub(super) fn attention(&self) -> Option<Duration> {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -180,7 +192,10 @@ impl Stop {
     pub(super) fn message(&self, reason: ErrorKind) -> String {
         match (reason, self.options.deadline) {
             (ErrorKind::TimedOut, Some(after)) => format!("the call did not end within its deadline of {after:?}"),
-            _ => "the call was cancelled".to_owned(),
+            _ if self.options.tokens.iter().any(CancelToken::is_cancelled) => {
+                "the call was cancelled by a token".to_owned()
+            }
+            _ => "the call was cancelled by Ctrl-C".to_owned(),
         }
     }
 

@@ -61,8 +61,8 @@ use crew::Crew;
 
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
-/// A task is a function, or a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]. Arguments
-/// that split do so along their first axis, into 8 chunks a worker by default so that uneven work evens out; since that
+/// A task is a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]; a named function goes in as
+/// `|rows, chunk| step(rows, chunk)`, since its bare name is refused (E0308). Arguments that split do so along their first axis, into 8 chunks a worker by default so that uneven work evens out; since that
 /// number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. Arrays that split have
 /// to be of one length; those of different lengths are paired chunk by chunk where each has its `.rows(n)`, see [`Args`].
 /// A call locks its arrays, for writing or reading, and returns when every worker is done with them.
@@ -85,7 +85,7 @@ use crew::Crew;
 /// `SIGABRT` under a limit of memory, the error says so.
 ///
 /// A call waits for its tasks however long they take, unless it is given a [deadline](Call::deadline) or a
-/// [token](CancelToken) to cancel it with.
+/// [token](CancelToken) to cancel it with; how long tasks may go on then is its [grace](Call::grace).
 ///
 /// # Examples
 ///
@@ -299,7 +299,7 @@ impl Pool {
     /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
     ///
     /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
-    /// [`Param`].
+    /// [`Param`]. A named function goes in as `|rows, chunk| step(rows, chunk)`: its bare name is refused (E0308).
     ///
     /// # Errors
     ///
@@ -335,7 +335,7 @@ impl Pool {
     /// Runs `task` for every chunk of `args`.
     ///
     /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
-    /// [`Param`].
+    /// [`Param`]. A named function goes in as `|rows, chunk| step(rows, chunk)`: its bare name is refused (E0308).
     ///
     /// # Errors
     ///
@@ -364,7 +364,7 @@ impl Pool {
     /// first failure among the chunks that ran.
     ///
     /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
-    /// [`Param`].
+    /// [`Param`]. A named function goes in as `|rows, chunk| step(rows, chunk)`: its bare name is refused (E0308).
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cancel::{GRACE, Stop};
+use super::cancel::Stop;
 use super::chunk::{Division, Progress};
 use super::control::{ControlPage, Reader};
 use super::crew::Crew;
@@ -80,8 +80,8 @@ pub(crate) struct Running<'c, S: System = Kernel> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
     No,
-    /// No more chunks begin; who is still at work then is killed.
-    Grace(Instant),
+    /// No more chunks begin; who is still at work then is killed, if there is a then.
+    Grace(Option<Instant>),
     Killed,
 }
 
@@ -250,11 +250,11 @@ impl<'c, S: System> Running<'c, S> {
             (Stopping::No, Some(stop)) => {
                 if let Some(reason) = stop.reason() {
                     self.tally.stop(reason, stop.message(reason));
+                    self.stopping = Stopping::Grace(stop.end_of_grace());
                     self.close();
-                    self.stopping = Stopping::Grace(Instant::now() + GRACE);
                 }
             }
-            (Stopping::Grace(until), _) if Instant::now() >= until => {
+            (Stopping::Grace(Some(until)), _) if Instant::now() >= until => {
                 self.stopping = Stopping::Killed;
                 for &(index, _) in &self.participants {
                     if let Some(member) = self.crew.member(index) {
@@ -271,7 +271,7 @@ impl<'c, S: System> Running<'c, S> {
     fn may_sleep(&self) -> Duration {
         let until = match (self.stopping, &self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.attention(),
-            (Stopping::Grace(until), _) => Some(until.saturating_duration_since(Instant::now())),
+            (Stopping::Grace(Some(until)), _) => Some(until.saturating_duration_since(Instant::now())),
             _ => None,
         };
         until.map_or(UNEASE, |until| until.min(UNEASE))
@@ -291,9 +291,10 @@ impl<'c, S: System> Running<'c, S> {
         };
         let pause = self.may_sleep();
         let spin = self.crew.spin_beside(self.participants.len());
+        let before = Instant::now();
         self.page.wait_as_parent(spin, pause, || stirred() || cancelled());
         if !stirred() {
-            self.quiet += pause;
+            self.quiet += before.elapsed();
         }
         let suspicious = self.quiet >= UNEASE;
         if suspicious {

@@ -39,6 +39,9 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 /// it should look at the program's arguments, start threads, or take long. Where `main` belongs to somebody else, as in
 /// tests, benches and libraries, use [`init_before_main!`](crate::init_before_main).
 ///
+/// The arguments of a worker, as tasks see them in `std::env::args()`, are not the program's but `[…, "--ndshm-worker=1"]`:
+/// what a task needs of the command line goes to it as a [`Param`](crate::Param).
+///
 /// A process that has a worker's argument (`--ndshm-worker=…`) or a server's (`--ndshm-server`) but was not started by a
 /// pool or a manager ends with a message and exit code 2.
 ///
