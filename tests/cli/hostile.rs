@@ -63,6 +63,7 @@ fn damaged_blocks_are_told_of() {
         ("short", npy(F8, b"too short")),
         ("huge", npy(huge, b"")),
         ("objects", npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", &[0; 16])),
+        ("fields", npy("{'descr': [('x', '<f8')], 'fortran_order': False, 'shape': (2,), }", &[0; 16])),
         ("no-dict", npy("not a dict at all", b"")),
         ("cut", b"\x93NUMPY".to_vec()),
         ("longest", b"\x93NUMPY\x02\0\xff\xff\xff\xff".to_vec()),
@@ -81,6 +82,12 @@ fn damaged_blocks_are_told_of() {
     }
     assert!(!shm("saved.npy").exists());
     assert!(run(&["inspect", "huge"]).stdout().contains("no memory can hold"));
+    // Whole, and of use to Python.
+    for (name, what) in [("objects", "found Python objects"), ("fields", "found elements that have fields")] {
+        let seen = run(&["inspect", name]).stdout();
+        assert!(seen.contains("kind       unsupported array") && seen.contains(what), "{seen}");
+        assert!(run(&["ls", "--named", "--json", name]).stdout().contains("\"kind\": \"unsupported\""));
+    }
 }
 
 #[test]

@@ -226,13 +226,18 @@ impl Sheet {
                 format!("array of {count}, {} {}, {order} order", array.dtype(), text::shape(array.shape()))
             }
             BlockKind::List { len } => format!("list of {}", plural(*len, "item")),
+            BlockKind::Unsupported { .. } => "unsupported array".to_owned(),
             BlockKind::Damaged { .. } => "damaged array".to_owned(),
             _ => "memory".to_owned(),
         };
         self.line(out, "block", &place.shown())?;
         self.line(out, "kind", &kind)?;
-        if let BlockKind::Damaged { problem } = info.kind() {
-            self.line(out, "problem", &self.terminal.bad().apply_to(escaped(problem)).to_string())?;
+        match info.kind() {
+            BlockKind::Unsupported { problem } => self.line(out, "problem", &escaped(problem))?,
+            BlockKind::Damaged { problem } => {
+                self.line(out, "problem", &self.terminal.bad().apply_to(escaped(problem)).to_string())?;
+            }
+            _ => {}
         }
         let (size, resident) = (Bytes(info.size()), Bytes(info.resident()));
         self.line(out, "size", &format!("{size} ({} bytes), {resident} of it resident", info.size()))?;

@@ -134,6 +134,7 @@ fn kind_word(block: &BlockInfo) -> &'static str {
     match block.kind() {
         BlockKind::Array(_) => "array",
         BlockKind::List { .. } => "list",
+        BlockKind::Unsupported { .. } => "unsupported",
         BlockKind::Damaged { .. } => "damaged",
         BlockKind::Unreadable => "unreadable",
         _ if is_semaphore => "semaphore",
@@ -152,6 +153,7 @@ fn kind(block: &BlockInfo, terminal: Terminal) -> Cell {
             }
         }
         BlockKind::List { len } => Cell::new(format!("list of {len}")),
+        BlockKind::Unsupported { .. } => Cell::new("unsupported array"),
         BlockKind::Damaged { .. } => Cell::styled("damaged array", terminal.bad()),
         _ => Cell::styled(kind_word(block), terminal.faint()),
     }
@@ -250,7 +252,7 @@ pub(super) fn describe(block: &BlockInfo) -> Value {
             value["fortran_order"] = json!(info.is_fortran());
         }
         BlockKind::List { len } => value["items"] = json!(len),
-        BlockKind::Damaged { problem } => value["problem"] = json!(problem),
+        BlockKind::Unsupported { problem } | BlockKind::Damaged { problem } => value["problem"] = json!(problem),
         _ => {}
     }
     value
