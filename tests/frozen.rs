@@ -188,7 +188,11 @@ fn attaching_asks_for_all_three_seals_and_minds_no_others() {
     ] {
         let fd = memfd(&block);
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-        assert_kind(Table::attach_fd(fd.as_fd()), ErrorKind::Permission, &["not frozen", "F_SEAL_WRITE"]);
+        assert_kind(
+            Table::attach_fd(fd.as_fd()),
+            ErrorKind::Permission,
+            &["not frozen: others can write it", "F_SEAL_WRITE", "SharedArray"],
+        );
     }
     for seals in [frozen_seals(), frozen_seals() | SealFlag::F_SEAL_SEAL, frozen_seals() | future_write] {
         let fd = memfd(&block);

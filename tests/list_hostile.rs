@@ -89,6 +89,10 @@ fn blocks_that_are_no_lists_are_layout_errors() {
     memory.write_at(0, b"\x93NUMPY\x01\0").unwrap();
     let error = ShareableList::attach(memory.name().unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Layout);
+    assert!(error.to_string().starts_with("not a list block: it is an array"), "{error}");
+    let memory = SharedMemory::create(4096).unwrap();
+    memory.write_at(0, b"PLAINEST").unwrap();
+    let error = ShareableList::attach(memory.name().unwrap()).unwrap_err();
     assert!(error.to_string().starts_with("not a list block: found "), "{error}");
     for len in 1..16 {
         assert_eq!(list_in(&vec![0; len]).unwrap_err().kind(), ErrorKind::Layout);

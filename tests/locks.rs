@@ -105,6 +105,8 @@ fn a_second_process_waits_for_a_writer_and_gets_the_lock_when_it_ends() {
         assert_would_block(array.try_write());
         if what == "write" {
             assert_would_block(array.try_read());
+            let error = array.read_timeout(MOMENT).map(drop).unwrap_err();
+            assert!(error.to_string().contains("; waited "), "{error}");
             assert_would_block(array.read_timeout(MOMENT));
         } else {
             assert_eq!(array.try_read().unwrap()[0], 7);

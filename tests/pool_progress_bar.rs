@@ -5,8 +5,11 @@
 mod reexec;
 
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use ndshm::{Each, Pool};
+use ndshm::{Each, Param, Pool};
+use nix::sys::signal::{Signal, raise};
 
 ndshm::init_before_main!();
 
@@ -36,15 +39,40 @@ fn it_ends_full_on_a_terminal() {
     if reexec::role().is_some() {
         return count();
     }
-    // `script` runs it on a terminal of its own.
+    let Some(shown) = on_a_terminal(TEST) else { return println!("skipped: there is no script(1) here") };
+    assert!(shown.contains("counting") && shown.contains("100 % (40/40 rows, "), "{shown}");
+    assert!(!shown.contains("lost"), "{shown}");
+}
+
+#[test]
+fn it_tells_of_lost_workers() {
+    const TEST: &str = "it_tells_of_lost_workers";
+    if reexec::role().is_some() {
+        let pool = Pool::builder().workers(2).build().unwrap();
+        let unlucky = pool.worker_pids()[0];
+        let call = pool.call().retries(1).progress_bar("counting");
+        let counted = call.map((Each(&[0; 40]), Param(&unlucky)), |(_, unlucky), chunk| {
+            if std::process::id() == unlucky {
+                raise(Signal::SIGKILL).unwrap();
+            }
+            // Both have a part in it.
+            thread::sleep(Duration::from_millis(10));
+            chunk.index()
+        });
+        return assert!(counted.unwrap().into_iter().eq(0..40));
+    }
+    let Some(shown) = on_a_terminal(TEST) else { return println!("skipped: there is no script(1) here") };
+    assert!(shown.contains("100 % (40/40 rows, 1 worker lost, "), "{shown}");
+}
+
+/// What the program of that test shows where `script` runs it on a terminal of its own; `None` without `script`.
+fn on_a_terminal(test: &str) -> Option<String> {
     let program = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
-    let line = format!("'{program}' --exact {TEST} --nocapture --test-threads=1");
+    let line = format!("'{program}' --exact {test} --nocapture --test-threads=1");
     let output = Command::new("script")
         .args(["-qec", &line, "/dev/null"])
         .env("NDSHM_TEST_ROLE", "program")
         .env("TERM", "xterm")
         .output();
-    let Ok(output) = output else { return println!("skipped: there is no script(1) here") };
-    let shown = reexec::succeeded(&output);
-    assert!(shown.contains("counting") && shown.contains("100 % (40/40 rows"), "{shown}");
+    output.ok().map(|output| reexec::succeeded(&output))
 }

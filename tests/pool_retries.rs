@@ -66,6 +66,33 @@ fn only_chunks_whose_worker_died_run_again() {
 }
 
 #[test]
+fn the_callback_hears_of_a_lost_worker_before_anything_else_happens() {
+    let pool = two();
+    let flags = Flags::new();
+    let mut lost = Vec::new();
+    pool.call()
+        .retries(1)
+        .progress(|progress| {
+            lost.push((progress.workers_lost, progress.chunks_done));
+            raise(&flags.path(), "heard");
+        })
+        .for_each((Each(&[0, 1]), Param(&flags.path())), |(_, flags), chunk| {
+            if chunk.index() == 0 && is_first(&flags, "dying") {
+                die();
+            }
+            wait_for(&flags, "heard");
+        })
+        .unwrap();
+    assert_eq!((lost.first(), lost.last()), (Some(&(1, 0)), Some(&(1, 2))));
+
+    // Where it ends the call too.
+    let mut lost = 0;
+    let ended = pool.call().progress(|progress| lost = progress.workers_lost).for_each((), |(), _| die());
+    assert_eq!((ended.unwrap_err().kind(), lost), (ErrorKind::WorkerDied, 1));
+    assert_whole(&pool);
+}
+
+#[test]
 fn a_task_that_always_kills_its_worker_ends_the_call_with_how_often_it_did() {
     let pool = two();
     for (retries, words) in

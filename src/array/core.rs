@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::control::Control;
 use super::elements::Bytes;
@@ -95,13 +96,16 @@ impl Core {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }
+        let began = matches!(wait, Wait::Until(_)).then(Instant::now);
         let Some(locked) = self.memory().lock().lock(mode, wait, via)? else {
+            let what = match mode {
+                Mode::Shared => "written",
+                Mode::Exclusive => "read or written",
+            };
+            let waited = began.map(|began| format!("; waited {:.1?}", began.elapsed())).unwrap_or_default();
             return Err(Error::new(
                 ErrorKind::WouldBlock,
-                match mode {
-                    Mode::Shared => "the array is being written by another handle or process",
-                    Mode::Exclusive => "the array is being read or written by another handle or process",
-                },
+                format!("the array is being {what} by another handle or process{waited}"),
             ));
         };
         Ok(Held {
@@ -159,7 +163,8 @@ fn poisoned(writer: u32, name: Option<&str>) -> Error {
     Error::new(
         ErrorKind::Poisoned,
         format!(
-            "a write{} by {writer} did not finish (it died or panicked, or a task of its pool did); check the elements, \
+            "a write{} by {writer} did not finish (it died or panicked, or a task of its pool did, or its call \
+             was cancelled or ran out of time); check the elements, \
              then call clear_poison()",
             name.map(|name| format!(" to {name:?}")).unwrap_or_default()
         ),

@@ -122,10 +122,11 @@ impl BlockFile {
         if first[..begins] == layout::MAGIC {
             return match self.array() {
                 Ok(info) => Ok(BlockKind::Array(info)),
-                Err(error) if matches!(error.kind(), ErrorKind::Layout | ErrorKind::TypeMismatch) => {
-                    Ok(BlockKind::Damaged { problem: error.to_string() })
-                }
-                Err(error) => Err(error),
+                Err(error) => match error.kind() {
+                    ErrorKind::TypeMismatch => Ok(BlockKind::Unsupported { problem: error.to_string() }),
+                    ErrorKind::Layout => Ok(BlockKind::Damaged { problem: error.to_string() }),
+                    _ => Err(error),
+                },
             };
         }
         let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -138,7 +139,7 @@ impl BlockFile {
     /// # Errors
     ///
     /// [`Layout`](ErrorKind::Layout) where the block is none or a damaged one, [`TypeMismatch`](ErrorKind::TypeMismatch) for
-    /// Python objects.
+    /// Python objects and elements that have fields.
     pub fn array(&self) -> Result<ArrayInfo> {
         let size = self.file.metadata().map_err(|error| self.failed(error))?.len();
         let header = || {

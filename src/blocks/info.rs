@@ -39,7 +39,12 @@ pub enum BlockKind {
     },
     /// Anything else.
     Bytes,
-    /// It begins as an array does, but is not whole or has a type that cannot be read.
+    /// An array of NumPy's with elements that this crate cannot read: Python objects, or ones that have fields.
+    Unsupported {
+        /// What they are.
+        problem: String,
+    },
+    /// It begins as an array does, but is not whole or does not say what is in it.
     Damaged {
         /// What is wrong.
         problem: String,

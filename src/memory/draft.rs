@@ -206,8 +206,8 @@ fn collapse(mapping: &Mapping, wanted: HugePages) -> Result<()> {
 }
 
 /// What can be done about a name that is taken.
-const LEFT_BEHIND: &str =
-    "; if a program that is gone left it, remove it with ndshm::prune or SharedMemory::unlink_name";
+const LEFT_BEHIND: &str = "; attach to it, or, if a program that is gone left it, remove it: ndshm::prune, SharedMemory::unlink_name, or \
+     `ndshm rm NAME` in a shell";
 
 fn link(file: Unlinked, path: &Path, advice: &str) -> Result<OwnedFd> {
     file.link(path).map_err(|errno| {

@@ -59,11 +59,11 @@ impl SharedMemory {
     /// The memory behind a descriptor, for reading, where the kernel lets nobody write it.
     pub(crate) fn from_frozen_fd(fd: BorrowedFd<'_>) -> Result<Self> {
         file::require_regular(fd, Path::new("the descriptor"))?;
-        let found = memfd::get_seals(fd)?;
-        if !found.contains(seals()) {
+        if !memfd::get_seals(fd)?.contains(seals()) {
             return Err(Error::new(
                 ErrorKind::Permission,
-                format!("this memory is not frozen: it bears the seals {found:?}, expected {:?}", seals()),
+                "this memory is not frozen: others can write it, and it lacks the seals F_SEAL_WRITE, F_SEAL_SHRINK and \
+                 F_SEAL_GROW; attach to it as a SharedArray (with a manager, by attach_array)",
             ));
         }
         let memory = Self::from_fd(fd, Access::ReadOnly)?;

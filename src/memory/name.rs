@@ -29,11 +29,16 @@ pub(crate) fn path_of(name: &str) -> Result<PathBuf> {
         _ if name.starts_with(RESERVED) => "begins with `.ndshm`, which is reserved",
         _ => return Ok(Path::new(SHM_DIR).join(name)),
     };
+    let advice = if name.strip_prefix(SHM_DIR).is_some_and(|rest| rest.starts_with('/') && rest.len() > 1) {
+        "; leave out /dev/shm/"
+    } else {
+        ""
+    };
     let shown: String = name.chars().take(64).collect();
     let dots = if shown.len() < name.len() { "…" } else { "" };
     Err(Error::new(
         ErrorKind::InvalidName,
-        format!("the name {shown:?}{dots} {problem}; expected 1 to 255 bytes without `/` and NUL"),
+        format!("the name {shown:?}{dots} {problem}; expected 1 to 255 bytes without `/` and NUL{advice}"),
     ))
 }
 
@@ -123,5 +128,7 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "/a", "a\0", ".ndshm", ".ndshm.0", ".ndshm-1", &"x".repeat(256)] {
             assert_eq!(path_of(bad).unwrap_err().kind(), ErrorKind::InvalidName, "{bad}");
         }
+        let advised = |name| path_of(name).unwrap_err().to_string().ends_with("leave out /dev/shm/");
+        assert!(advised("/dev/shm/climate") && !advised("/dev/shm/") && !advised("/dev/shmclimate"));
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct Bar {
 impl Bar {
     pub(super) fn start(label: String, division: Division) -> Self {
         let bar = ProgressBar::new(division.len as u64).with_finish(ProgressFinish::Abandon).with_prefix(label);
-        let template = "{prefix} {bar:32} {percent:>3} % ({human_pos}/{human_len} rows, {elapsed}, {eta} left)";
+        let template = "{prefix} {bar:32} {percent:>3} % ({human_pos}/{human_len} rows{msg}, {elapsed}, {eta} left)";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -23,6 +23,11 @@ impl Bar {
     }
 
     pub(super) fn show(&self, progress: Progress) {
+        match progress.workers_lost {
+            0 => {}
+            1 => self.bar.set_message(", 1 worker lost"),
+            lost => self.bar.set_message(format!(", {lost} workers lost")),
+        }
         self.bar.set_position(progress.rows_done as u64);
     }
 }

@@ -65,7 +65,7 @@ impl<'p> Call<'p> {
         }
     }
 
-    /// Calls `progress` in this thread whenever chunks have ended. A panic in it ends the call when the chunks that run
+    /// Calls `progress` in this thread whenever chunks have ended or a worker was lost. A panic in it ends the call when the chunks that run
     /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
@@ -74,7 +74,7 @@ impl<'p> Call<'p> {
 
     /// Shows a progress bar with that label on standard error while the call runs; nothing where that is no terminal.
     ///
-    /// It counts rows, and goes together with [`progress`](Self::progress). What tasks print tears it.
+    /// It counts rows, and the workers that were lost, and goes together with [`progress`](Self::progress). What tasks print tears it.
     ///
     /// # Examples
     ///
@@ -102,7 +102,7 @@ impl<'p> Call<'p> {
     ///
     /// With retries the death of a worker does not end the call: the others go on and another worker takes its place. The
     /// lost chunks run when all others have ended, and after the dead workers were reaped, so that no two workers ever
-    /// have the same chunk. A task that panics or returns an error is not run again and ends the call as always. Where
+    /// have the same chunk. [`Progress::workers_lost`] tells how many have died. A task that panics or returns an error is not run again and ends the call as always. Where
     /// every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
     /// over the chunk. [`Pool::serial`] has no workers that could die.
     ///

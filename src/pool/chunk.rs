@@ -44,6 +44,8 @@ pub struct Progress {
     pub rows_done: usize,
     /// Rows of the call.
     pub rows: usize,
+    /// Workers that died while they had a part in the call, or were killed because it had to end.
+    pub workers_lost: usize,
 }
 
 /// How a call is cut into chunks: `count` times `rows` indices of an axis of length `len`, the last one perhaps fewer.

@@ -448,6 +448,7 @@ impl<'c, S: System> Running<'c, S> {
     fn mourn(&mut self, index: usize) {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
+        self.tally.note_lost_worker();
         let drawn = self.page.last_drawn(index, self.round.call);
         let lost =
             drawn.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));

@@ -14,6 +14,7 @@ pub(super) struct Tally {
     results: Results,
     chunks_done: usize,
     rows_done: usize,
+    workers_lost: usize,
     failure: Option<Failure>,
     /// Chunks whose task was cut short, whichever failure is told in the end. One that is done since is whole.
     cut_short: BTreeSet<usize>,
@@ -52,6 +53,7 @@ impl Tally {
             results: Results::new(division.count),
             chunks_done: 0,
             rows_done: 0,
+            workers_lost: 0,
             failure: None,
             cut_short: BTreeSet::new(),
         }
@@ -63,6 +65,7 @@ impl Tally {
             chunks: self.division.count,
             rows_done: self.rows_done,
             rows: self.division.len,
+            workers_lost: self.workers_lost,
         }
     }
 
@@ -162,6 +165,11 @@ impl Tally {
         if self.failure.is_none() {
             self.failure = Some(Failure { chunk: None, kind, message, stays: true });
         }
+    }
+
+    /// A worker that had a part in the call is gone.
+    pub(super) fn note_lost_worker(&mut self) {
+        self.workers_lost += 1;
     }
 
     /// A worker died while it ran a chunk.

@@ -63,6 +63,7 @@ fn damaged_blocks_are_told_of() {
         ("short", npy(F8, b"too short")),
         ("huge", npy(huge, b"")),
         ("objects", npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", &[0; 16])),
+        ("fields", npy("{'descr': [('x', '<f8')], 'fortran_order': False, 'shape': (2,), }", &[0; 16])),
         ("no-dict", npy("not a dict at all", b"")),
         ("cut", b"\x93NUMPY".to_vec()),
         ("longest", b"\x93NUMPY\x02\0\xff\xff\xff\xff".to_vec()),
@@ -81,6 +82,12 @@ fn damaged_blocks_are_told_of() {
     }
     assert!(!shm("saved.npy").exists());
     assert!(run(&["inspect", "huge"]).stdout().contains("no memory can hold"));
+    // Whole, and of use to Python.
+    for (name, what) in [("objects", "found Python objects"), ("fields", "found elements that have fields")] {
+        let seen = run(&["inspect", name]).stdout();
+        assert!(seen.contains("kind       unsupported array") && seen.contains(what), "{seen}");
+        assert!(run(&["ls", "--named", "--json", name]).stdout().contains("\"kind\": \"unsupported\""));
+    }
 }
 
 #[test]
@@ -99,7 +106,7 @@ fn extreme_elements_have_statistics_and_pictures() {
         fs::write(shm(name), npy(F8, &data)).unwrap();
         assert!(!run(&["inspect", name]).stdout().is_empty());
         assert!(!run(&["inspect", "--json", name]).stdout().is_empty());
-        run(&["inspect", "--png", "/dev/shm/picture", name]).stdout();
+        run(&["inspect", "--png", "/dev/shm/picture.png", name]).stdout();
         fs::remove_file(shm(name)).unwrap();
     }
     let types = [
@@ -111,12 +118,12 @@ fn extreme_elements_have_statistics_and_pictures() {
         fs::write(shm("type"), npy(&dict, &[0x3c; 16 * 15])).unwrap();
         let countable = !["<M8[ns]", "|S8", "<f16"].contains(&descr);
         assert_eq!(run(&["inspect", "type"]).stdout().contains("histogram"), countable, "{descr}");
-        let picture = run(&["inspect", "--png", "/dev/shm/picture", "type"]);
+        let picture = run(&["inspect", "--png", "/dev/shm/picture.png", "type"]);
         assert_eq!(picture.code, Some(i32::from(!countable)), "{descr}: {picture:?}");
     }
     fs::write(shm("none"), npy("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 3), }", b"")).unwrap();
     assert!(run(&["inspect", "none"]).stdout().contains("array of 0 elements"));
-    assert!(run(&["inspect", "--png", "/dev/shm/picture", "none"]).error().contains("needs elements"));
+    assert!(run(&["inspect", "--png", "/dev/shm/picture.png", "none"]).error().contains("needs elements"));
 }
 
 #[test]
@@ -138,7 +145,7 @@ fn a_block_that_is_cut_and_grown_while_it_is_read_is_no_bus_error() {
         for _ in 0..20 {
             for args in [
                 &["inspect", "cut"][..],
-                &["inspect", "--png", "/dev/shm/p", "cut"],
+                &["inspect", "--png", "/dev/shm/p.png", "cut"],
                 &["save", "cut", "/dev/shm/s"],
                 &["ls"],
             ] {
@@ -190,10 +197,35 @@ fn a_writer_is_waited_for_so_long_and_no_longer() {
     }));
     assert!(poison.is_err());
     assert!(run(&["ls"]).stdout().contains("<f8 (10,), poisoned"));
-    assert!(run(&["inspect", "busy"]).stdout().contains(&format!("poisoned: a write by process {me}")));
+    let seen = run(&["inspect", "busy"]).stdout();
+    assert!(seen.contains(&format!("poisoned: a write by process {me}")) && seen.contains("'ndshm rm'"), "{seen}");
     assert!(run(&["save", "busy", "/dev/shm/x"]).error().contains("--force"));
     run(&["save", "--force", "busy", "/dev/shm/x"]).stdout();
     assert!(BlockFile::open_named("x").unwrap().array().is_ok());
+}
+
+#[test]
+fn what_others_made_and_have_mapped_is_removed_by_force_alone() {
+    if !alone("hostile::what_others_made_and_have_mapped_is_removed_by_force_alone", 16) {
+        return;
+    }
+    let me = std::process::id();
+    for name in ["foreign", "left"] {
+        fs::write(shm(name), [7; 100]).unwrap();
+    }
+    let mapped = SharedMemory::attach("foreign").unwrap();
+    let error = run(&["rm", "foreign", "left"]).error();
+    assert!(error.contains(&format!("foreign is mapped by process {me} (")) && error.contains("--force"), "{error}");
+    assert!(shm("foreign").exists() && !shm("left").exists());
+    run(&["rm", "--force", "foreign"]).stdout();
+    assert!(!shm("foreign").exists());
+    drop(mapped);
+
+    // Kept until this very command, so it does not matter who looks at it.
+    let mut kept = SharedArray::<u8, _>::options().name("kept").zeros(10).unwrap();
+    kept.keep();
+    run(&["rm", "kept"]).stdout();
+    assert!(!shm("kept").exists());
 }
 
 #[test]
@@ -228,7 +260,7 @@ fn a_picture_of_a_long_line_takes_little_memory() {
     fs::write(shm("line"), &line).unwrap();
     File::options().write(true).open(shm("line")).unwrap().set_len((head + columns) as u64).unwrap();
     let tool = env!("CARGO_BIN_EXE_ndshm");
-    let limited = format!("ulimit -v 250000; exec {tool} inspect --png /dev/shm/picture line");
+    let limited = format!("ulimit -v 250000; exec {tool} inspect --png /dev/shm/picture.png line");
     let ran = Ran::new(&std::process::Command::new("sh").args(["-c", &limited]).output().unwrap());
     assert!(ran.stdout().contains("1024 × 1 pixels"));
 }

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::options::{mebibytes, mode, seconds};
+use crate::options::{file, mebibytes, mode, png, seconds};
 
 /// Sees and handles typed arrays, lists and other blocks in shared memory.
 #[derive(Debug, Parser)]
@@ -71,6 +72,8 @@ MAPPED BY counts the processes of which this user may know; other users' stay hi
 
 Anonymous memory has a path in place of a name, which 'ndshm inspect' takes too.
 
+Exit status: 1 where nothing has a name with TEXT in it, except with --json.
+
 Examples:
   ndshm ls
   ndshm ls climate wind
@@ -87,7 +90,12 @@ pub(crate) struct Inspect {
     #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
     pub(crate) block: OsString,
     /// Also draw an array of two axes to this file, with at most 1024 pixels a side
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "FILE.png",
+        value_hint = ValueHint::FilePath,
+        value_parser = PathBufValueParser::new().try_map(png)
+    )]
     pub(crate) png: Option<PathBuf>,
     /// For scripts: a JSON object
     #[arg(long)]
@@ -116,7 +124,11 @@ Examples:
 #[command(after_help = "Examples:\n  ndshm load era5.npy --name climate\n  ndshm load --mode 640 era5.npy")]
 pub(crate) struct Load {
     /// The file: any element type of a fixed size, C or Fortran order
-    #[arg(value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    #[arg(
+        value_name = "FILE.npy",
+        value_hint = ValueHint::FilePath,
+        value_parser = PathBufValueParser::new().try_map(file)
+    )]
     pub(crate) file: PathBuf,
     /// Its name in /dev/shm; by default the file's, without .npy
     #[arg(short, long)]
@@ -140,7 +152,11 @@ pub(crate) struct Save {
     #[arg(value_name = "BLOCK", value_hint = ValueHint::FilePath)]
     pub(crate) block: OsString,
     /// Where to
-    #[arg(value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    #[arg(
+        value_name = "FILE.npy",
+        value_hint = ValueHint::FilePath,
+        value_parser = PathBufValueParser::new().try_map(file)
+    )]
     pub(crate) file: PathBuf,
     /// Save an array that a program which died or panicked has left half written
     #[arg(short, long)]
@@ -153,14 +169,14 @@ pub(crate) struct Save {
 /// Remove blocks by name
 ///
 /// Programs that have a block attached keep it; the memory is free when the last of them is gone. What a running program
-/// owns is left to that program, unless forced.
+/// owns is left to that program, unless forced; and so is what another program made, Python's say, and somebody has mapped.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ndshm rm climate\n  ndshm rm --force climate wind /dev/shm/psm_1f2e3d4c")]
 pub(crate) struct Rm {
     /// Names in /dev/shm
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<OsString>,
-    /// Also what a running program owns; and names that are not there are no error
+    /// Also what a running program owns or has mapped; and names that are not there are no error
     #[arg(short, long)]
     pub(crate) force: bool,
 }

@@ -24,7 +24,7 @@ mod text;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::terminal::Terminal;
 
@@ -68,9 +68,25 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let text = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more information").next().unwrap_or(text);
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    complain(format_args!("{line}; see 'ndshm --help'"));
+    let mut line = String::new();
+    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
+        line += match part {
+            _ if line.is_empty() => "",
+            tip if tip.starts_with("tip:") => "; ",
+            _ => " ",
+        };
+        line += part;
+    }
+    complain(format_args!("{line}; see 'ndshm {}--help'", subcommand()));
     ExitCode::from(2)
+}
+
+/// The command that was given, with a space, where it is one: nothing but help and version can stand before it.
+fn subcommand() -> String {
+    let given = std::env::args_os().nth(1);
+    let command = cli::Cli::command();
+    let found = given.and_then(|given| command.find_subcommand(&given));
+    found.map(|found| format!("{} ", found.get_name())).unwrap_or_default()
 }
 
 /// One line on stderr, whatever is in the message.

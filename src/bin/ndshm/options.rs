@@ -60,6 +60,22 @@ pub(crate) fn name_in_shm(given: OsString) -> OsString {
     }
 }
 
+/// A file, and not `-`: what is loaded has a size, and what is saved appears whole.
+pub(crate) fn file(given: PathBuf) -> Result<PathBuf, String> {
+    if given.as_os_str() == "-" {
+        return Err("standard input and output are not taken; name a file, ./- for one of that name".to_owned());
+    }
+    Ok(given)
+}
+
+/// A file for a picture.
+pub(crate) fn png(given: PathBuf) -> Result<PathBuf, String> {
+    match given.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(given),
+        _ => Err("expected a name that ends in .png, the only kind of picture that is drawn".to_owned()),
+    }
+}
+
 /// Permission bits in octal, such as `640`.
 pub(crate) fn mode(given: &str) -> Result<u32, String> {
     let digits = given.strip_prefix("0o").unwrap_or(given);

@@ -19,6 +19,7 @@ pub(crate) use glance::glance;
 
 use std::ops::Range;
 
+use super::MAGIC;
 use crate::{Error, ErrorKind, Result};
 
 /// Everything but the codes is made of these.
@@ -104,6 +105,10 @@ impl ListLayout {
         }
         let mut word = [0; WORD];
         read(0, &mut word)?;
+        // As a number of items it would be one of fifteen digits.
+        if word.starts_with(&MAGIC) {
+            return Err(damaged("it is an array, which begins with \"\\x93NUMPY\"; attach to it as a SharedArray"));
+        }
         let found = i64::from_le_bytes(word);
         let most = (block_len - MIN_TOTAL) / MIN_ITEM;
         let items = usize::try_from(found).ok().filter(|&items| items <= most).ok_or_else(|| {

@@ -226,13 +226,18 @@ impl Sheet {
                 format!("array of {count}, {} {}, {order} order", array.dtype(), text::shape(array.shape()))
             }
             BlockKind::List { len } => format!("list of {}", plural(*len, "item")),
+            BlockKind::Unsupported { .. } => "unsupported array".to_owned(),
             BlockKind::Damaged { .. } => "damaged array".to_owned(),
             _ => "memory".to_owned(),
         };
         self.line(out, "block", &place.shown())?;
         self.line(out, "kind", &kind)?;
-        if let BlockKind::Damaged { problem } = info.kind() {
-            self.line(out, "problem", &self.terminal.bad().apply_to(escaped(problem)).to_string())?;
+        match info.kind() {
+            BlockKind::Unsupported { problem } => self.line(out, "problem", &escaped(problem))?,
+            BlockKind::Damaged { problem } => {
+                self.line(out, "problem", &self.terminal.bad().apply_to(escaped(problem)).to_string())?;
+            }
+            _ => {}
         }
         let (size, resident) = (Bytes(info.size()), Bytes(info.resident()));
         self.line(out, "size", &format!("{size} ({} bytes), {resident} of it resident", info.size()))?;
@@ -261,8 +266,11 @@ impl Sheet {
             BlockState::Written { pid: Some(pid) } => format!("locked by a writer, process {pid}"),
             BlockState::Written { pid: None } => "locked by a writer".to_owned(),
             BlockState::Poisoned { pid } => {
-                let text =
-                    format!("poisoned: a write by process {pid} did not finish; clear_poison() accepts what is there");
+                let remove = if info.name().is_some() { ", 'ndshm rm' removes the block" } else { "" };
+                let text = format!(
+                    "poisoned: a write by process {pid} did not finish; clear_poison() in a program accepts what is \
+                     there{remove}"
+                );
                 self.terminal.bad().apply_to(text).to_string()
             }
             _ => "unknown".to_owned(),

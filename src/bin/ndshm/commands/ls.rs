@@ -11,20 +11,23 @@ use ndshm::{BlockFile, BlockInfo, BlockKind, BlockOwner, BlockState};
 use serde_json::{Value, json};
 
 use super::{Out, write_json};
-use crate::Outcome;
 use crate::cli::Ls;
 use crate::processes::{Process, Processes, name_of};
 use crate::table::{Align, Cell, Table};
 use crate::terminal::Terminal;
 use crate::text::{self, Bytes, escaped};
+use crate::{Outcome, complain};
 
 pub(crate) fn run(options: &Ls, terminal: Terminal, out: &mut Out) -> Result<Outcome> {
     let listing = Listing::make(options)?;
     if options.json {
         write_json(out, &listing.json())?;
     } else if listing.blocks.is_empty() && listing.others.is_empty() {
-        let which = if options.patterns.is_empty() { "" } else { " of such a name" };
-        writeln!(out, "no shared memory{which}")?;
+        if !options.patterns.is_empty() {
+            complain(format_args!("no shared memory of such a name"));
+            return Ok(Outcome::Failed);
+        }
+        writeln!(out, "no shared memory")?;
     } else {
         listing.table(terminal).write(out, &terminal.strong())?;
     }
@@ -131,6 +134,7 @@ fn kind_word(block: &BlockInfo) -> &'static str {
     match block.kind() {
         BlockKind::Array(_) => "array",
         BlockKind::List { .. } => "list",
+        BlockKind::Unsupported { .. } => "unsupported",
         BlockKind::Damaged { .. } => "damaged",
         BlockKind::Unreadable => "unreadable",
         _ if is_semaphore => "semaphore",
@@ -149,13 +153,14 @@ fn kind(block: &BlockInfo, terminal: Terminal) -> Cell {
             }
         }
         BlockKind::List { len } => Cell::new(format!("list of {len}")),
+        BlockKind::Unsupported { .. } => Cell::new("unsupported array"),
         BlockKind::Damaged { .. } => Cell::styled("damaged array", terminal.bad()),
         _ => Cell::styled(kind_word(block), terminal.faint()),
     }
 }
 
 /// An array of this crate has a count of its writes; who made it and left it stands nowhere.
-fn is_kept(block: &BlockInfo) -> bool {
+pub(super) fn is_kept(block: &BlockInfo) -> bool {
     block.name().is_some() && block.owner() == BlockOwner::Nobody && block.generation().is_some()
 }
 
@@ -247,7 +252,7 @@ pub(super) fn describe(block: &BlockInfo) -> Value {
             value["fortran_order"] = json!(info.is_fortran());
         }
         BlockKind::List { len } => value["items"] = json!(len),
-        BlockKind::Damaged { problem } => value["problem"] = json!(problem),
+        BlockKind::Unsupported { problem } | BlockKind::Damaged { problem } => value["problem"] = json!(problem),
         _ => {}
     }
     value

@@ -6,9 +6,10 @@ use std::fs;
 use anyhow::{Result, bail, ensure};
 use ndshm::{BlockInfo, BlockOwner, ErrorKind, SharedMemory};
 
+use super::ls::is_kept;
 use crate::cli::Rm;
 use crate::options::name_in_shm;
-use crate::processes::name_of;
+use crate::processes::{Processes, name_of};
 use crate::{Outcome, complain, text, with_causes};
 
 pub(crate) fn run(rm: Rm) -> Result<Outcome> {
@@ -41,11 +42,22 @@ fn remove(name: &OsStr, block: Option<&BlockInfo>, force: bool) -> Result<()> {
     };
     match block.owner() {
         BlockOwner::Process { pid, alive: true } if !force => {
-            let owner = pid.map_or_else(|| "a program".to_owned(), |pid| format!("{} {pid}", name_of(pid)));
+            let owner = pid.map_or_else(|| "a program".to_owned(), |pid| process(pid, &name_of(pid)));
             bail!("{shown} is owned by {owner}, which runs and removes it by itself; --force removes the name now");
         }
         BlockOwner::Unknown if !force => {
             bail!("{shown} belongs to user {}; --force tries all the same", block.uid())
+        }
+        // Python's, say: it stands in no ledger whose it is. What was kept waits for this command, whoever has it attached.
+        BlockOwner::Nobody if !force && !is_kept(block) => {
+            let processes = Processes::look();
+            let users: Vec<_> =
+                processes.mapping(block.id()).iter().map(|user| process(user.pid, &user.name)).collect();
+            ensure!(
+                users.is_empty(),
+                "{shown} is mapped by {}, and may be needed there; --force removes the name now",
+                users.join(", ")
+            );
         }
         _ => {}
     }
@@ -57,4 +69,9 @@ fn remove(name: &OsStr, block: Option<&BlockInfo>, force: bool) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound && force => Ok(()),
         removed => Ok(removed?),
     }
+}
+
+fn process(pid: u32, name: &str) -> String {
+    // It may have ended meanwhile.
+    if name.is_empty() { format!("process {pid}") } else { format!("process {pid} ({name})") }
 }
