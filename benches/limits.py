@@ -54,12 +54,15 @@ LOCKS = ["flock", "pthread mutex", "std RwLock", "std RwLock (threads)"]
 
 LIMITS: list[Limit] = [
     Limit(r"call.*", r"pool.*", "futex ping-pong", 1.5),
-    Limit(r"call on two processors", r"pool.*", "spin ping-pong", 2.0),
+    Limit(r"call on two processors", r"pool(?!, spin\(0\)).*", "spin ping-pong", 2.0),
+    Limit(r"call on two processors", r"pool", "the same cache lines, nothing else"),
+    Limit(r"call on two processors", r"the same cache lines, nothing else", "spin ping-pong"),
     *(Rival(r"call.*", r"pool", rival) for rival in ["pipe", "socket pair", "ipc-channel"]),
     *(Rival(r"call", r"pool", rival) for rival in ["multiprocessing, apply", "loky, submit and result"]),
     Limit(r"4096 chunks .*", r"pool", "rayon", 1.2),
     *(Rival(r"4096 chunks in place", r"pool", f"{library}, {how}")
       for library in ["multiprocessing", "joblib with loky"] for how in ["chunks sent", "by number"]),
+    Limit(r"kernel .*", r"pool", "rayon, huge pages", 1.03),
     Limit(r"kernel .*", r"pool.*", "rayon", 1.03),
     Limit(r"kernel .*", r"pool", "rayon, shared array"),
     Limit(r"start.*", r"worker.*", "posix_spawn", 3.0),

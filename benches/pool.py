@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """What Python's process pools take for the calls that benches/pool measures: an empty call, and 4096 chunks of 4 KiB.
 
-Makes a virtual environment with NumPy and joblib under target/ for itself, and keeps its results beside criterion's, where
-ratios.py finds them.
+Makes a virtual environment with NumPy and joblib under target/ for itself, runs benches/pool where there is nothing of it yet
+to be held against, and keeps its results beside criterion's, where ratios.py finds them.
 
 Chunks are handed over in two ways: sent (pickled, changed and sent back), and by number, where the task changes them in shared
 memory that the worker attached to once, which is the best that Python can do.
 """
 
+import subprocess
 from multiprocessing import Pool
 from multiprocessing.shared_memory import SharedMemory
 
 import environment
 from ratios import show
-from results import sampled, save
+from results import ROOT, measured, sampled, save
 
 CHUNKS = 4096
 CHUNK_LEN = 512  # of 8 bytes
@@ -75,6 +76,9 @@ def measure(chunks, name: str) -> None:
 def main() -> None:
     import numpy
 
+    if any("pool" not in measured().get(group, {}) for group in (CALL, IN_PLACE)):
+        ours = rf"^({CALL}|{IN_PLACE})/pool$"
+        subprocess.run(["cargo", "bench", "--quiet", "--bench", "pool", "--", ours], cwd=ROOT, check=True)
     memory = SharedMemory(create=True, size=CHUNKS * CHUNK_LEN * 8)
     try:
         measure(list(numpy.zeros((CHUNKS, CHUNK_LEN), numpy.uint64)), memory.name)

@@ -24,7 +24,7 @@ BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 # In this order: a benchmark and the filter for what stands in the report, then what Python takes for the same.
 BENCHES = [
     ("handoff", ""), ("memory", "create and fill|attach to and"), ("compute", ""), ("lock", ""),
-    ("pool", "^call|4096 chunks in place|start$"), ("list", "list_[gs]et"),
+    ("pool", "^call|4096 chunks in place|^kernel|start$"), ("list", "list_[gs]et"),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
@@ -37,7 +37,13 @@ ROWS = [
     ("4 KiB to a worker that reads all of it", "handoff of 4 KiB", "array", ["socket pair", "ipc-channel"]),
     ("the same, made for one message and dropped", "handoff of 4 KiB", "array made anew", ["socket pair"]),
     ("an empty call of a worker", "call", "pool", ["futex ping-pong", "multiprocessing, apply"]),
+    ("the same, where nobody spins", "call", "pool, spin(0)", ["futex ping-pong"]),
+    ("the same, spinning on two processors", "call on two processors", "pool", [
+        "spin ping-pong", "the same cache lines, nothing else",
+    ]),
     ("4096 chunks of 4 KiB, in one call", "4096 chunks in place", "pool", ["rayon", "multiprocessing, by number"]),
+    ("add to 128 MiB, bound by memory, 2 workers", "kernel bound by memory, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
+    ("the same, bound by arithmetic", "kernel bound by arithmetic, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
     ("start a worker", "start", "worker", ["posix_spawn"]),
     ("create and fill 256 MiB", "create and fill 256 MiB", "array", ["memfd", "Vec"]),
     ("attach to 256 MiB in another process and read it", "attach to and read 256 MiB", "array", ["again"]),
@@ -55,7 +61,8 @@ ROWS = [
 WORDS = {
     "reading alone": "the reading alone, in this process",
     "again": "a pass over mapped pages", "memfd": "memfd, nothing reserved", "kernel's lock": "the bare kernel lock",
-    "Python": "NumPy in `multiprocessing`", "futex ping-pong": "a futex's round trip", "CPython/10": "CPython",
+    "Python": "NumPy in `multiprocessing`", "futex ping-pong": "a futex's round trip",
+    "spin ping-pong": "a spinning round trip", "rayon, huge pages": "rayon, with huge pages too", "CPython/10": "CPython",
 }
 
 KERNELS = ["saxpy", "5-point stencil", "reduction", "row-wise sort"]

@@ -10,8 +10,8 @@ use ndarray::Ix1;
 use ndshm::{Pool, Reserve, SharedArray};
 
 use crate::place::{Place, Placed};
-use crate::rival::{Channel, PingPong, Rival, Stream, Waiting};
-use crate::{Group, Result, group, measure, pool};
+use crate::rival::{Channel, Lines, PingPong, Rival, Stream, Waiting};
+use crate::{Group, Result, group, measure};
 
 /// What a caller does between two calls: longer than anybody spins, so that the worker is asleep.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -37,7 +37,9 @@ pub(crate) fn calls(criterion: &mut Criterion) -> Result<()> {
         }
         let mut group = group(criterion, name, Throughput::Elements(1));
         limits(&mut group, place, rhythm)?;
-        pools(&mut group, place, rhythm)?;
+        pools(&mut group, ("pool", None), place, rhythm)?;
+        // What sleeps at once, as the ping-pong over a futex does.
+        pools(&mut group, ("pool, spin(0)", Some(Duration::ZERO)), place, rhythm)?;
         group.finish();
     }
     Ok(())
@@ -48,6 +50,7 @@ fn limits(group: &mut Group<'_>, place: Place, rhythm: Rhythm) -> Result<()> {
     // On one processor, where the scheduler may put both, each would spin until it is taken away; and it never pauses.
     if let (Place::TwoProcessors, Rhythm::BackToBack) = (place, rhythm) {
         rival(group, "spin ping-pong", place, rhythm, || PingPong::start(Waiting::Spinning))?;
+        rival(group, "the same cache lines, nothing else", place, rhythm, Lines::start)?;
     }
     rival(group, "pipe", place, rhythm, Stream::at_pipes)?;
     rival(group, "socket pair", place, rhythm, Stream::at_socket)?;
@@ -69,17 +72,17 @@ fn rival<R: Rival>(
     measure_calls(group, name, rhythm, placed, |(rival, _)| rival.round_trip())
 }
 
-fn pools(group: &mut Group<'_>, place: Place, rhythm: Rhythm) -> Result<()> {
-    let empty = || Lent::new(0, place);
-    measure_calls(group, "pool", rhythm, empty, |Lent { pool, .. }| {
+fn pools(group: &mut Group<'_>, (name, spin): (&str, Option<Duration>), place: Place, rhythm: Rhythm) -> Result<()> {
+    let empty = || Lent::new(0, spin, place);
+    measure_calls(group, name, rhythm, empty, |Lent { pool, .. }| {
         pool.for_each((), |(), _| ()).expect("the worker answers");
     })?;
-    for (name, bytes) in [("1 MiB", 1 << 20), ("8 GiB", 8 << 30)] {
-        let made = || Lent::new(bytes, place);
-        measure_calls(group, &format!("pool, reads {name}"), rhythm, made, |Lent { pool, array, .. }| {
+    for (size, bytes) in [("1 MiB", 1 << 20), ("8 GiB", 8 << 30)] {
+        let made = || Lent::new(bytes, spin, place);
+        measure_calls(group, &format!("{name}, reads {size}"), rhythm, made, |Lent { pool, array, .. }| {
             pool.for_each((&*array,), |(_,), _| ()).expect("the worker answers");
         })?;
-        measure_calls(group, &format!("pool, writes {name}"), rhythm, made, |Lent { pool, array, .. }| {
+        measure_calls(group, &format!("{name}, writes {size}"), rhythm, made, |Lent { pool, array, .. }| {
             let all = array.len();
             pool.for_each(array.chunks_mut().rows(all), |_, _| ()).expect("the worker answers");
         })?;
@@ -95,9 +98,10 @@ struct Lent {
 }
 
 impl Lent {
-    fn new(bytes: usize, place: Place) -> Result<Self> {
+    fn new(bytes: usize, spin: Option<Duration>, place: Place) -> Result<Self> {
         let array = SharedArray::options().reserve(Reserve::Lazily).zeros(bytes / size_of::<u64>())?;
-        let pool = pool(1)?;
+        let builder = Pool::builder().workers(1);
+        let pool = spin.map_or(builder.clone(), |spin| builder.spin(spin)).build()?;
         let placed = place.put_worker(&pool)?;
         Ok(Self { pool, array, _placed: placed })
     }

@@ -1,14 +1,19 @@
 //! What does a kernel over a warm array lose to threads when it runs in worker processes?
 //!
-//! The limit is rayon with as many threads on a `Vec` of the same size, cut into the same chunks.
+//! The limit is rayon with as many threads on a `Vec` of the same size, cut into the same chunks; with small pages against a
+//! `Vec` as it comes, and with huge ones, which shared arrays have unless they are told otherwise, against memory of this
+//! process that the kernel was advised to give them, too.
 
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
+use memmap2::{Advice, MmapMut};
 use ndarray::Ix1;
 use ndshm::{HugePages, SharedArray};
+use nix::sched::sched_getaffinity;
 use rayon::prelude::*;
 
+use crate::common::processors::{processors, this_thread};
 use crate::{Result, group, measure, pool, threads, variable};
 
 /// Elements of a chunk: 4 MiB, which no processor's own cache holds.
@@ -19,13 +24,21 @@ const STEPS: usize = 32;
 
 pub(crate) fn kernels(criterion: &mut Criterion) -> Result<()> {
     let len = (variable("NDSHM_BENCH_KERNEL_MIB", 128_usize)? << 20) / size_of::<f64>();
-    let workers = variable("NDSHM_BENCH_WORKERS", "2".to_owned())?;
+    let workers = variable("NDSHM_BENCH_WORKERS", default_workers()?)?;
     for workers in workers.split(',') {
         let workers = workers.trim().parse().map_err(|_| format!("NDSHM_BENCH_WORKERS: {workers} is no number"))?;
         compare::<Memory>(criterion, len, workers)?;
         compare::<Arithmetic>(criterion, len, workers)?;
     }
     Ok(())
+}
+
+/// Powers of two below the number of processors that this process may use, and that number.
+fn default_workers() -> Result<String> {
+    let processors = processors(&sched_getaffinity(this_thread())?)?.len();
+    let powers = (0..).map(|power| 1 << power).take_while(|&power| power < processors);
+    let numbers: Vec<_> = powers.chain([processors]).map(|number| number.to_string()).collect();
+    Ok(numbers.join(","))
 }
 
 /// A task captures nothing: what it is to do comes in as a type.
@@ -73,6 +86,17 @@ fn compare<K: Kernel>(criterion: &mut Criterion, len: usize, workers: usize) -> 
     measure(&mut group, "rayon", made, |bencher, (threads, elements)| {
         bencher.iter(|| threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(K::run)));
     })?;
+    let made = || {
+        let map = MmapMut::map_anon(len * size_of::<f64>())?;
+        // Before it is touched. Where the kernel has none, it says so, or gives small ones: that is what there is.
+        let _ = map.advise(Advice::HugePage);
+        let mut advised = Advised(map);
+        advised.elements().fill(1.0);
+        Ok((threads(workers)?, advised))
+    };
+    measure(&mut group, "rayon, huge pages", made, |bencher, (threads, advised)| {
+        bencher.iter(|| threads.install(|| advised.elements().par_chunks_mut(CHUNK_LEN).for_each(K::run)));
+    })?;
     // Tells what is due to the memory from what is due to the processes.
     let made = || Ok((threads(workers)?, SharedArray::<f64, Ix1>::from_elem(len, 1.0)?));
     measure(&mut group, "rayon, shared array", made, |bencher, (threads, array)| {
@@ -82,7 +106,7 @@ fn compare<K: Kernel>(criterion: &mut Criterion, len: usize, workers: usize) -> 
             threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(K::run));
         });
     })?;
-    for (name, pages) in [("pool", HugePages::Never), ("pool, huge pages", HugePages::Try)] {
+    for (name, pages) in [("pool", HugePages::default()), ("pool, small pages", HugePages::Never)] {
         let made = || {
             let array = SharedArray::<f64, Ix1>::options().huge_pages(pages).from_elem(len, 1.0)?;
             Ok((pool(workers)?, array))
@@ -97,4 +121,13 @@ fn compare<K: Kernel>(criterion: &mut Criterion, len: usize, workers: usize) -> 
     }
     group.finish();
     Ok(())
+}
+
+/// Memory of this process alone.
+struct Advised(MmapMut);
+
+impl Advised {
+    fn elements(&mut self) -> &mut [f64] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
 }

@@ -13,7 +13,7 @@
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `NDSHM_BENCH_KERNEL_MIB` | size of the kernels' array | 128 |
-//! | `NDSHM_BENCH_WORKERS` | numbers of workers for the kernels, such as `1,2,4,8,16` | 2 |
+//! | `NDSHM_BENCH_WORKERS` | numbers of workers for the kernels, such as `1,2,4,8,16` | 1, 2, 4 … up to the number of processors |
 //! | `NDSHM_BENCH_HEAP_GIB` | what the parent has touched that starts workers from a large heap | 1 |
 
 mod call;
@@ -34,6 +34,8 @@ use criterion::Criterion;
 use common::{Group, Result, group, measure, pool, threads, variable};
 
 fn main() -> Result<()> {
+    // Before anything else: workers are measured from their start, and criterion looks for a plotter in its own.
+    ndshm::init();
     let criterion = Criterion::default()
         // Many short samples: other work on the machine spares some of them, and `ratios.py` looks at the fastest, too.
         .sample_size(100)

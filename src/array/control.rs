@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::elements::Bytes;
 use crate::layout::trailer;
+use crate::sys::fork::process_id;
 
 /// The trailer of one block, where it has one.
 ///
@@ -67,7 +68,7 @@ impl<'a> Control<'a> {
     /// Under the exclusive lock: a write begins.
     pub(crate) fn begin(&self) {
         if let Some(word) = self.writer() {
-            word.store(std::process::id(), Ordering::Release);
+            word.store(process_id(), Ordering::Release);
         }
     }
 

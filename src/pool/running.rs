@@ -542,6 +542,10 @@ impl<S: System> Drop for Running<'_, S> {
             // A forked child in which a callback panicked: neither the call nor its workers are its own.
             return;
         }
+        if self.participants.is_empty() {
+            // Nobody is left who could draw a ticket: the line that they look at may stay in their caches.
+            return;
+        }
         self.close();
         while !self.participants.is_empty() {
             self.step();

@@ -7,14 +7,20 @@
 #![expect(unsafe_code, reason = "maps the page that a forked child finds empty")]
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// One process, as far as handles are concerned: the same value until a fork, another one in the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Epoch(u64);
 
-/// The word of this process in the wiped page: 0 when nobody in this process has asked yet.
-static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+/// What the wiped page says of this process: 0 where nobody in it has asked yet.
+#[repr(C)]
+struct Words {
+    epoch: AtomicU64,
+    id: AtomicU32,
+}
+
+static WORDS: OnceLock<Option<&'static Words>> = OnceLock::new();
 
 /// The last epoch given out. Ordinary memory: a child goes on counting from its parent's value, so no epoch comes twice.
 static LAST: AtomicU64 = AtomicU64::new(0);
@@ -22,7 +28,7 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 /// The epoch of the calling process.
 #[inline]
 pub(crate) fn epoch() -> Epoch {
-    let Some(word) = WORD.get_or_init(wiped_word) else {
+    let Some(Words { epoch: word, .. }) = WORDS.get_or_init(wiped_words) else {
         return Epoch(u64::from(std::process::id()));
     };
     // Relaxed: the word guards no other memory; a thread sees its own process's value or 0, and 0 leads to the slow path.
@@ -30,6 +36,27 @@ pub(crate) fn epoch() -> Epoch {
         0 => stamp(word),
         value => Epoch(value),
     }
+}
+
+/// The id of the calling process.
+#[inline]
+pub(crate) fn process_id() -> u32 {
+    let Some(Words { id: word, .. }) = WORDS.get_or_init(wiped_words) else {
+        return std::process::id();
+    };
+    // Relaxed: as in `epoch`.
+    match word.load(Ordering::Relaxed) {
+        0 => note_id(word),
+        id => id,
+    }
+}
+
+#[cold]
+fn note_id(word: &AtomicU32) -> u32 {
+    let id = std::process::id();
+    // Other threads store the same.
+    word.store(id, Ordering::Relaxed);
+    id
 }
 
 #[cold]
@@ -41,7 +68,7 @@ fn stamp(word: &AtomicU64) -> Epoch {
     }
 }
 
-fn wiped_word() -> Option<&'static AtomicU64> {
+fn wiped_words() -> Option<&'static Words> {
     const LEN: usize = 4096;
     // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that exists.
     let page = unsafe {
@@ -63,9 +90,9 @@ fn wiped_word() -> Option<&'static AtomicU64> {
         unsafe { libc::munmap(page, LEN) };
         return None;
     }
-    // SAFETY: the mapping is page-aligned, zeroed (a valid AtomicU64), never unmapped from here on, and only reached
-    // through this reference.
-    Some(unsafe { &*page.cast::<AtomicU64>() })
+    // SAFETY: the mapping is page-aligned, zeroed (valid atomic integers), longer than they are, never unmapped from here
+    // on, and only reached through this reference.
+    Some(unsafe { &*page.cast::<Words>() })
 }
 
 #[cfg(test)]
@@ -73,13 +100,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forked_child_has_another_epoch() {
+    fn a_forked_child_has_another_epoch_and_id() {
         let mine = epoch();
         assert_eq!(mine, epoch());
+        assert_eq!((process_id(), process_id()), (std::process::id(), std::process::id()));
         // SAFETY: the child only reads an atomic and leaves with _exit.
         match unsafe { libc::fork() } {
             0 => {
-                let code = i32::from(epoch() == mine || epoch() != epoch());
+                let known = epoch() == epoch() && process_id() == std::process::id();
+                let code = i32::from(epoch() == mine || !known);
                 // SAFETY: ends the child without running anything of the parent's.
                 unsafe { libc::_exit(code) }
             }

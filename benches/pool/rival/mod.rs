@@ -1,10 +1,13 @@
 //! Processes that answer as fast as they can.
 
 mod channel;
+mod lines;
+mod page;
 mod ping_pong;
 mod stream;
 
 pub(crate) use channel::Channel;
+pub(crate) use lines::Lines;
 pub(crate) use ping_pong::{PingPong, Waiting};
 pub(crate) use stream::Stream;
 
@@ -22,6 +25,7 @@ pub(crate) trait Rival {
 pub(crate) fn answer(kind: &str, arguments: &[&str]) -> Result<()> {
     match (kind, arguments) {
         (ping_pong::KIND, [waiting]) => ping_pong::answer(waiting),
+        (lines::KIND, []) => lines::answer(),
         (stream::KIND, []) => stream::answer(),
         (channel::KIND, [server]) => channel::answer(server),
         _ => Err(format!("no peer is called {kind}").into()),

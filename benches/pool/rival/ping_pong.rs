@@ -1,19 +1,12 @@
 //! Two processes that pass one word of shared memory to and fro: the least that a call can take.
-#![expect(unsafe_code, reason = "an atomic in shared memory, and the futex system call")]
 
-use std::fs::File;
 use std::hint::spin_loop;
-use std::io;
-use std::os::fd::AsFd;
-use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use memmap2::{MmapOptions, MmapRaw};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-
 use super::Rival;
+use super::page::{Page, futex_wait, futex_wake};
 use crate::Result;
 use crate::peer::Process;
 
@@ -23,8 +16,6 @@ pub(super) const KIND: &str = "ping-pong";
 const OURS: u32 = 0;
 const THEIRS: u32 = 1;
 const OVER: u32 = 2;
-
-const PAGE: usize = 4096;
 
 /// What a process does while it is the other's turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,9 +32,8 @@ pub(crate) struct PingPong {
 
 impl PingPong {
     pub(crate) fn start(waiting: Waiting) -> Result<Self> {
-        let file = File::from(memfd_create(c"ping-pong", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(PAGE as u64)?;
-        let word = Word::map(&file)?;
+        let (page, file) = Page::create()?;
+        let word = Word(page);
         let name = if waiting == Waiting::Asleep { "asleep" } else { "spinning" };
         let mut process = Process::start(KIND, &[name], |command| {
             command.stdin(file);
@@ -79,7 +69,7 @@ impl Drop for PingPong {
 
 pub(super) fn answer(waiting: &str) -> Result<()> {
     let waiting = if waiting == "asleep" { Waiting::Asleep } else { Waiting::Spinning };
-    let word = Word::map(&File::from(io::stdin().as_fd().try_clone_to_owned()?))?;
+    let word = Word(Page::given()?);
     loop {
         word.wait_while(OURS, waiting);
         if word.turn() == OVER {
@@ -90,20 +80,11 @@ pub(super) fn answer(waiting: &str) -> Result<()> {
 }
 
 /// The first four bytes of a shared page.
-struct Word {
-    page: MmapRaw,
-}
+struct Word(Page);
 
 impl Word {
-    fn map(file: &File) -> io::Result<Self> {
-        Ok(Self { page: MmapOptions::new().len(PAGE).map_raw(file)? })
-    }
-
     fn atomic(&self) -> &AtomicU32 {
-        // SAFETY: the start of a mapping is aligned to a page and readable and writable for its length, which is a page, for
-        // as long as `self` lives, which the reference does not outlive; both processes touch these bytes through atomics
-        // of this size only.
-        unsafe { AtomicU32::from_ptr(self.page.as_mut_ptr().cast()) }
+        self.0.word(0)
     }
 
     fn turn(&self) -> u32 {
@@ -125,21 +106,5 @@ impl Word {
                 Waiting::Spinning => spin_loop(),
             }
         }
-    }
-}
-
-/// Sleeps unless `word` is no longer `expected`; may also return for no reason. A shared futex, not a private one.
-fn futex_wait(word: &AtomicU32, expected: u32) {
-    // SAFETY: FUTEX_WAIT takes the address of four aligned bytes, which the reference is, the expected value and a time
-    // limit, for which null is none.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, ptr::null::<libc::timespec>());
-    }
-}
-
-fn futex_wake(word: &AtomicU32) {
-    // SAFETY: FUTEX_WAKE takes the address of four aligned bytes, which the reference is, and how many to wake.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1);
     }
 }
