@@ -2,7 +2,7 @@
 """Writes what was measured into the README: its table, between the markers there, and benches/chart.svg.
 
     benches/report.py              from the results that are there
-    benches/report.py --measure    measures everything first: about seven minutes, with the machine to itself
+    benches/report.py --measure    measures everything first: about eight minutes, with the machine to itself
 """
 
 import os
