@@ -3,29 +3,23 @@
 #![allow(unsafe_code, reason = "fork and setuid")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod ledgers;
 mod peer;
 mod reexec;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ledgers::{ledgers, names_of, path};
 use ndshm::{ErrorKind, Pruned, SharedMemory};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Uid, fork, mkfifo};
 use peer::{Peer, hear, say};
 use reexec::{all_shm_names, role, shm_names};
-
-fn path(name: impl AsRef<Path>) -> PathBuf {
-    Path::new("/dev/shm").join(name)
-}
-
-fn ledgers() -> Vec<String> {
-    all_shm_names().into_iter().filter(|name| name.starts_with(".ndshm.")).collect()
-}
 
 /// Runs the test in a process with a `/dev/shm` of its own; true in that process. Nowhere is it run beside others that
 /// may sweep what it leaves.
@@ -35,12 +29,6 @@ fn alone(test: &str) -> bool {
     }
     reexec::with_own_shm("size=256m", test, "alone");
     false
-}
-
-fn names_of(pruned: &Pruned) -> Vec<&str> {
-    let mut names: Vec<_> = pruned.blocks().iter().map(ndshm::PrunedBlock::name).collect();
-    names.sort_unstable();
-    names
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "closes standard streams, changes users, filters system calls")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod ledgers;
 mod peer;
 mod reexec;
 mod seccomp;
@@ -11,11 +12,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ndshm::{ErrorKind, Pruned, SharedMemory};
+use ledgers::{ledgers, names_of, path};
+use ndshm::{ErrorKind, SharedMemory};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -30,14 +31,6 @@ const SOMEBODY: u32 = 4321;
 /// The size of a ledger's slot.
 const SLOT: usize = 512;
 
-fn path(name: impl AsRef<Path>) -> PathBuf {
-    Path::new("/dev/shm").join(name)
-}
-
-fn ledgers() -> Vec<String> {
-    all_shm_names().into_iter().filter(|name| name.starts_with(".ndshm.")).collect()
-}
-
 /// Runs the test in a process with a `/dev/shm` of its own, that every user may write; true in that process.
 fn alone(test: &str) -> bool {
     if role().is_some() {
@@ -45,12 +38,6 @@ fn alone(test: &str) -> bool {
     }
     reexec::with_own_shm("size=64m,mode=1777", test, "alone");
     false
-}
-
-fn names_of(pruned: &Pruned) -> Vec<&str> {
-    let mut names: Vec<_> = pruned.blocks().iter().map(ndshm::PrunedBlock::name).collect();
-    names.sort_unstable();
-    names
 }
 
 #[track_caller]
