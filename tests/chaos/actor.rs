@@ -49,9 +49,9 @@ pub(crate) fn goes_on() -> bool {
     !ENDS.load(Ordering::SeqCst)
 }
 
-/// Tells of a block that is to stay.
+/// Tells of a block that is to stay: in one write, so that whoever is killed meanwhile has said all of it or nothing.
 pub(crate) fn say_kept(name: &str) {
-    eprintln!("{KEPT}{name}");
+    std::io::stderr().write_all(format!("{KEPT}{name}\n").as_bytes()).unwrap();
 }
 
 /// An actor as the director sees it.
