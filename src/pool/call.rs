@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
 use super::chunk::{Chunk, Division, Progress};
-use super::plan::{BlockAccess, Plan};
-use super::protocol::CallMessage;
+use super::plan::{Locks, Plan};
+use super::protocol::Asked;
 use super::results::Results;
 use super::running::{Limits, Running};
 use super::tally::Settled;
@@ -297,13 +297,13 @@ impl<'p> Call<'p> {
         let settled = match &self.pool.kind {
             Kind::Workers(shared) => run_on_workers(
                 shared,
-                plan,
+                &mut plan,
                 division,
                 task,
                 Limits { retries: self.retries, stop: stop.clone() },
                 progress,
             ),
-            Kind::Serial => serial::run(&plan, division, task, stop.as_deref(), progress),
+            Kind::Serial => serial::run(&mut plan, division, task, stop.as_deref(), progress),
         };
         // Where it failed before it was begun, all rows are missing.
         let settled = settled.map_err(|error| match error.rows() {
@@ -321,7 +321,7 @@ impl<'p> Call<'p> {
 }
 
 /// Locks the arrays of a call, for as long as `stop` lets it wait.
-pub(super) fn lock<'p>(plan: &Plan<'p>, division: Division, stop: Option<&Stop>) -> Result<Vec<Held<'p>>> {
+pub(super) fn lock<'p>(plan: &mut Plan<'p>, division: Division, stop: Option<&Stop>) -> Result<Locks<'p>> {
     let Some(stop) = stop else { return plan.lock(Wait::Forever) };
     stop.check(division, "had not begun")?;
     plan.lock(Wait::With(stop)).or_else(|error| {
@@ -334,18 +334,17 @@ pub(super) fn lock<'p>(plan: &Plan<'p>, division: Division, stop: Option<&Stop>)
 
 fn run_on_workers(
     shared: &Arc<Shared>,
-    plan: Plan<'_>,
+    plan: &mut Plan<'_>,
     division: Division,
     task: TaskRef,
     limits: Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    let task = task.address()?;
     // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
     // that wait for the crew.
     let stop = limits.stop.clone();
     let check = |was| stop.as_ref().map_or(Ok(()), |stop| stop.check(division, was));
-    let held = lock(&plan, division, stop.as_deref())?;
+    let held = lock(plan, division, stop.as_deref())?;
     let mut duty = shared.enter(stop.as_deref()).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
             check("was still waiting for the pool's workers")?;
@@ -360,25 +359,9 @@ fn run_on_workers(
     {
         return Err(error.with_rows(division.rows_where(|_| true)));
     }
-    let Plan { leaves, blocks, .. } = plan;
-    for block in &blocks {
-        block.core.memory().lock().block().add_borrower(shared);
-    }
-    let message = CallMessage {
-        call: duty.crew.next_call(),
-        task,
-        count: division.count,
-        rows: division.rows,
-        len: division.len,
-        blocks: blocks
-            .iter()
-            .map(|block| (block.core.memory().lock().block().serial(), block.access == BlockAccess::Write))
-            .collect(),
-        leaves,
-        left: None,
-    };
+    let asked = Asked { task, division, blocks: &plan.blocks, leaves: &plan.leaves };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &blocks, message, limits)?;
+    let running = Running::start(&mut duty.crew, &asked, limits)?;
     let unsettled = Unsettled(&held);
     let settled = running.finish(progress)?;
     unsettled.settle(&settled);

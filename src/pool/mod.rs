@@ -55,6 +55,7 @@ pub use chunk::{Chunk, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
 use crew::Crew;
@@ -449,7 +450,7 @@ impl Shared {
             ));
         }
         // Relaxed: only this thread stores its own number, and it reads its own stores.
-        if self.caller.load(Ordering::Relaxed) == thread_number() {
+        if self.caller.load(Ordering::Relaxed) == thread_id::current().number() {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
                 "a call of this pool is running on this thread, and waiting for its end here would never end",
@@ -460,7 +461,7 @@ impl Shared {
             None => self.crew.lock().unwrap_or_else(PoisonError::into_inner),
             Some(stop) => self.lock_crew_unless(stop)?,
         };
-        self.caller.store(thread_number(), Ordering::Relaxed);
+        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
         let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
@@ -530,15 +531,6 @@ impl Drop for OnDuty<'_> {
         self.shared.tell_forgotten(&mut self.crew);
         self.shared.caller.store(0, Ordering::Relaxed);
     }
-}
-
-/// A number for the calling thread, never 0 and never used twice.
-fn thread_number() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    thread_local! {
-        static MINE: u64 = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    }
-    MINE.try_with(|mine| *mine).unwrap_or(u64::MAX)
 }
 
 impl Borrower for Shared {

@@ -4,12 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use smallvec::SmallVec;
 
 use super::chunk::Division;
 use crate::array::{Core, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Via;
 use crate::sys::lock::{Mode, Wait};
+use crate::sys::map::Access;
 
 /// Chunks for each worker where nobody said how many: enough that uneven work evens out.
 const CHUNKS_PER_WORKER: usize = 8;
@@ -42,15 +44,28 @@ pub(crate) struct ArrayLeaf {
 
 /// The arguments of a call, gathered by [`Args::describe`](super::Args::describe).
 pub struct Plan<'p> {
-    pub(crate) leaves: Vec<Leaf>,
-    pub(crate) blocks: Vec<BlockUse<'p>>,
-    splits: Vec<SplitUse>,
+    pub(crate) leaves: SmallVec<[Leaf; 4]>,
+    pub(crate) blocks: SmallVec<[BlockUse<'p>; 4]>,
+    splits: SmallVec<[SplitUse; 4]>,
 }
+
+/// The locks of a call's arrays.
+pub(crate) type Locks<'p> = SmallVec<[Held<'p>; 4]>;
 
 /// One block that a call uses, however many of its arguments lie in it.
 pub(crate) struct BlockUse<'p> {
     pub(crate) core: &'p Core,
     pub(crate) access: BlockAccess,
+    /// Of the description that the kernel's lock is on, once it is locked, where there is such a lock.
+    pub(crate) lock: Option<Access>,
+}
+
+impl BlockUse<'_> {
+    /// How workers are told of it: by its serial, and whether it is written.
+    #[inline]
+    pub(crate) fn named(&self) -> (u64, bool) {
+        (self.core.memory().lock().block().serial(), self.access == BlockAccess::Write)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +101,7 @@ impl fmt::Debug for Plan<'_> {
 
 impl<'p> Plan<'p> {
     pub(crate) fn new() -> Self {
-        Self { leaves: Vec::new(), blocks: Vec::new(), splits: Vec::new() }
+        Self { leaves: SmallVec::new(), blocks: SmallVec::new(), splits: SmallVec::new() }
     }
 
     pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
@@ -134,7 +149,7 @@ impl<'p> Plan<'p> {
         let id = core.memory().lock().block().id();
         let known = self.blocks.iter().position(|block| block.core.memory().lock().block().id() == id);
         let Some(slot) = known else {
-            self.blocks.push(BlockUse { core, access });
+            self.blocks.push(BlockUse { core, access, lock: None });
             return Ok(self.blocks.len() - 1);
         };
         if access == BlockAccess::Write || self.blocks[slot].access == BlockAccess::Write {
@@ -203,16 +218,24 @@ impl<'p> Plan<'p> {
     }
 
     /// Locks every block, in the one order in which all calls of all processes lock.
-    pub(crate) fn lock(&self, wait: Wait<'_>) -> Result<Vec<Held<'p>>> {
-        let mut blocks: Vec<_> = self.blocks.iter().filter(|block| block.access != BlockAccess::Frozen).collect();
-        blocks.sort_by_key(|block| block.core.memory().lock().block().id());
-        blocks
-            .into_iter()
-            .map(|block| {
-                let mode = if block.access == BlockAccess::Write { Mode::Exclusive } else { Mode::Shared };
-                block.core.lock(mode, wait, Via::Lending)
-            })
-            .collect()
+    pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<Locks<'p>> {
+        let mut order: SmallVec<[usize; 4]> = (0..self.blocks.len()).collect();
+        if order.len() > 1 {
+            order.sort_unstable_by_key(|&slot| self.blocks[slot].core.memory().lock().block().id());
+        }
+        let mut locks = Locks::new();
+        for slot in order {
+            let block = &mut self.blocks[slot];
+            let mode = match block.access {
+                BlockAccess::Frozen => continue,
+                BlockAccess::Read => Mode::Shared,
+                BlockAccess::Write => Mode::Exclusive,
+            };
+            let held = block.core.lock(mode, wait, Via::Lending)?;
+            block.lock = held.kernel();
+            locks.push(held);
+        }
+        Ok(locks)
     }
 }
 

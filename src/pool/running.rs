@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
 use super::chunk::{Division, Progress};
-use super::control::{ControlPage, Reader};
+use super::control::Reader;
 use super::crew::Crew;
 use super::plan::BlockUse;
-use super::protocol::{self, CallMessage, Outcome, Packet, ToParent, ToWorker};
+use super::protocol::{self, Asked, CallMessage, Outcome, Packet, ToParent, ToWorker};
 use super::system::{Kernel, Process, System};
 use super::tally::{Noted, Settled, Tally};
 use super::worker::NO_ROOM;
@@ -57,23 +57,29 @@ pub(crate) struct Limits {
 pub(crate) struct Running<'c, S: System = Kernel> {
     crew: &'c mut Crew<S>,
     blocks: &'c [BlockUse<'c>],
-    page: Arc<ControlPage<S::Memory>>,
     tally: Tally,
     limits: Limits,
     stopping: Stopping,
-    /// How many workers have died over a chunk.
-    deaths: BTreeMap<usize, u32>,
+    /// Of most calls there is nothing to be said here.
+    losses: Option<Box<Losses>>,
     round: Round,
     /// Workers that have not said their last word on this round, and whether their socket still says anything.
     participants: Vec<(usize, bool)>,
-    /// Why workers were killed that could not be listened to.
-    silenced: Vec<(usize, ErrorKind, String)>,
     /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
     /// before they take one has to end too.
     replacements: usize,
     /// How long nobody has rung while the parent slept.
     quiet: Duration,
     home: Epoch,
+}
+
+/// Workers that a call has lost.
+#[derive(Default)]
+struct Losses {
+    /// How many have died over a chunk.
+    deaths: BTreeMap<usize, u32>,
+    /// Why workers were killed that could not be listened to.
+    silenced: Vec<(usize, ErrorKind, String)>,
 }
 
 /// Has the call to stop?
@@ -85,54 +91,47 @@ enum Stopping {
     Killed,
 }
 
-/// What workers were told of last: a call of its own to them.
+/// What workers were told of last: a call of its own to them, which does what the crew's message says.
 struct Round {
     call: u64,
     /// The number that the description has on the page; `None` where it goes by mail.
     described: Option<u64>,
-    message: Arc<CallMessage>,
     /// Workers that begin with a share of the tickets.
     sharers: usize,
     closed: bool,
 }
 
 impl Round {
-    fn new<S: System>(crew: &mut Crew<S>, message: CallMessage) -> Result<Self> {
-        let (call, sharers) = (message.call, message.sharers(crew.len()));
-        let (message, described) = crew.describe(message)?;
-        Ok(Self { call, described, message, sharers, closed: false })
+    #[inline]
+    fn new<S: System>(crew: &Crew<S>, call: u64, described: Option<u64>) -> Self {
+        Self { call, described, sharers: crew.message().sharers(crew.len()), closed: false }
     }
 
     /// The same for a worker that finds it in its mail.
-    fn packet(&self) -> Result<Packet> {
-        let message = CallMessage { call: self.call, ..CallMessage::clone(&self.message) };
+    fn packet<S: System>(&self, crew: &Crew<S>) -> Result<Packet> {
+        let message = CallMessage { call: self.call, ..CallMessage::clone(crew.message()) };
         Packet::new(&ToWorker::Call(Box::new(message)))
     }
 }
 
 impl<'c, S: System> Running<'c, S> {
     /// Publishes the call and rings as many workers as there are chunks.
-    pub(crate) fn start(
-        crew: &'c mut Crew<S>,
-        blocks: &'c [BlockUse<'c>],
-        message: CallMessage,
-        limits: Limits,
-    ) -> Result<Self> {
-        let round = Round::new(crew, message)?;
+    #[inline]
+    pub(crate) fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits) -> Result<Self> {
+        let call = crew.next_call();
+        let described = crew.describe(call, asked)?;
         let mut running = Self {
-            page: Arc::clone(crew.page()),
             home: epoch(),
             quiet: Duration::ZERO,
-            crew,
-            blocks,
-            tally: Tally::new(round.message.division()),
+            participants: std::mem::take(&mut crew.participants),
+            blocks: asked.blocks,
+            tally: Tally::new(asked.division),
             limits,
             stopping: Stopping::No,
-            deaths: BTreeMap::new(),
-            round,
-            participants: Vec::new(),
-            silenced: Vec::new(),
+            losses: None,
+            round: Round::new(crew, call, described),
             replacements: 0,
+            crew,
         };
         running.replacements = running.most_replacements();
         running.publish()?;
@@ -141,20 +140,23 @@ impl<'c, S: System> Running<'c, S> {
 
     /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
     fn publish(&mut self) -> Result<()> {
+        let tickets = self.crew.message().tickets();
         let there = (0..self.crew.len()).filter(|&index| self.crew.member(index).is_some());
         self.participants.clear();
-        self.participants.extend(there.take(self.round.message.tickets()).map(|index| (index, true)));
-        let prepared = self.prepare();
-        let Ok(packet) = prepared else {
-            // Nobody was told.
-            self.participants.clear();
-            return prepared.map(drop);
+        self.participants.extend(there.take(tickets).map(|index| (index, true)));
+        let packet = match self.prepare() {
+            Ok(packet) => packet,
+            Err(error) => {
+                // Nobody was told.
+                self.participants.clear();
+                return Err(error);
+            }
         };
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.page.open(self.round.call, self.round.sharers, self.round.message.tickets());
+        self.crew.page().open(self.round.call, self.round.sharers, tickets);
         for &(index, _) in &self.participants {
             match (&packet, self.round.described) {
-                (None, Some(id)) => self.page.announce(index, self.round.call, id),
+                (None, Some(id)) => self.crew.page().announce(index, self.round.call, id),
                 (Some(packet), _) => self.crew.send(index, packet),
                 (None, None) => {}
             }
@@ -170,7 +172,7 @@ impl<'c, S: System> Running<'c, S> {
                 member.outcomes = Reader::default();
             }
         }
-        if self.round.described.is_some() { Ok(None) } else { self.round.packet().map(Some) }
+        if self.round.described.is_some() { Ok(None) } else { self.round.packet(self.crew).map(Some) }
     }
 
     fn most_replacements(&self) -> usize {
@@ -194,8 +196,8 @@ impl<'c, S: System> Running<'c, S> {
             return Ok(());
         }
         let call = self.crew.next_call();
-        let message = CallMessage { call, left: Some(left), ..CallMessage::clone(&self.round.message) };
-        self.round = Round::new(self.crew, message)?;
+        let described = self.crew.describe_rest(call, left)?;
+        self.round = Round::new(self.crew, call, described);
         self.publish()
     }
 
@@ -205,7 +207,7 @@ impl<'c, S: System> Running<'c, S> {
         if let Some(member) = self.crew.member_mut(index) {
             member.outcomes = Reader::default();
         }
-        let packet = self.round.packet()?;
+        let packet = self.round.packet(self.crew)?;
         self.participants.push((index, true));
         self.crew.send(index, &packet);
         Ok(())
@@ -289,12 +291,10 @@ impl<'c, S: System> Running<'c, S> {
             (Stopping::No, Some(stop)) => stop.is_cancelled(),
             _ => false,
         };
-        let pause = self.may_sleep();
         let spin = self.crew.spin_beside(self.participants.len());
-        let before = Instant::now();
-        self.page.wait_as_parent(spin, pause, || stirred() || cancelled());
-        if !stirred() {
-            self.quiet += before.elapsed();
+        let slept = self.crew.page().wait_as_parent(spin, || self.may_sleep(), || stirred() || cancelled());
+        if !slept.is_zero() && !stirred() {
+            self.quiet += slept;
         }
         let suspicious = self.quiet >= UNEASE;
         if suspicious {
@@ -306,7 +306,7 @@ impl<'c, S: System> Running<'c, S> {
     /// Has a participant finished, or does it want to be looked at?
     fn has_told(&self, index: usize) -> bool {
         let seen = self.crew.member(index).map(|member| member.news);
-        self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index))
+        self.crew.page().has_finished(index, self.round.call) || seen != Some(self.crew.page().news(index))
     }
 
     /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives.
@@ -316,7 +316,7 @@ impl<'c, S: System> Running<'c, S> {
         for place in (0..self.participants.len()).rev() {
             let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
-            let finished = self.page.has_finished(index, self.round.call);
+            let finished = self.crew.page().has_finished(index, self.round.call);
             // Not where there is nothing to hear: what it writes is on lines that it needs for itself.
             if talking && (news || self.has_told(index)) {
                 self.listen(index);
@@ -343,13 +343,12 @@ impl<'c, S: System> Running<'c, S> {
 
     /// Takes in all that a worker has written and said.
     fn listen(&mut self, index: usize) {
-        let page = Arc::clone(&self.page);
-        if let Some(member) = self.crew.member_mut(index) {
+        if let Some((member, page)) = self.crew.member_on_page(index) {
             // Read before what it is about.
             member.news = page.news(index);
             let whose = (index, self.round.call, page.has_finished(index, self.round.call));
             let (mut done, mut failed) = (false, false);
-            let read = member.outcomes.read(&page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
+            let read = member.outcomes.read(page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
                 let noted = tally.note_entry(entry);
                 done |= noted == Noted::Done;
                 failed |= noted == Noted::Failed;
@@ -361,15 +360,18 @@ impl<'c, S: System> Running<'c, S> {
             }
         }
         while self.is_heard(index) {
-            let Some(said) = self.crew.member_mut(index).and_then(|member| member.next_said(&page)) else { break };
+            let said = self.crew.member_on_page(index).and_then(|(member, page)| member.next_said(page));
             match said {
-                Ok(Some(received)) => {
+                None => break,
+                Some(Ok(Some(received))) => {
                     if !self.take_in(index, received) {
                         self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
                     }
                 }
-                Ok(None) => self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned()),
-                Err(error) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
+                Some(Ok(None)) => {
+                    self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned());
+                }
+                Some(Err(error)) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
             }
         }
     }
@@ -385,7 +387,7 @@ impl<'c, S: System> Running<'c, S> {
             if self.takes_part(index) {
                 self.mourn(index);
             }
-        } else if closed && self.page.has_finished(index, self.round.call) {
+        } else if closed && self.crew.page().has_finished(index, self.round.call) {
             // It did no harm; it is replaced before the next call.
             self.listen(index);
             self.retire(index);
@@ -419,7 +421,7 @@ impl<'c, S: System> Running<'c, S> {
             // Where that fails the process has ended.
             let _ = member.process().pidfd.kill(libc::SIGKILL);
         }
-        self.silenced.push((index, kind, why));
+        self.losses().silenced.push((index, kind, why));
         self.stop_listening(index);
     }
 
@@ -449,11 +451,12 @@ impl<'c, S: System> Running<'c, S> {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
         self.tally.note_lost_worker();
-        let drawn = self.page.last_drawn(index, self.round.call);
+        let drawn = self.crew.page().last_drawn(index, self.round.call);
         let lost =
-            drawn.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
-        let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
-        let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
+            drawn.and_then(|ticket| self.crew.message().chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
+        let silenced = &mut self.losses().silenced;
+        let known = silenced.iter().position(|(silenced, ..)| *silenced == index);
+        let (kind, how) = match known.map(|position| silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
             None if ended == Ended::Exited(NO_ROOM) => {
                 (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
@@ -470,7 +473,7 @@ impl<'c, S: System> Running<'c, S> {
             self.lose(chunk, kind, &format!("{death} while it ran"));
         }
         // Where there is work left, somebody has to do it.
-        if self.round.closed || self.page.left(self.round.call, self.round.sharers) == 0 {
+        if self.round.closed || self.crew.page().left(self.round.call, self.round.sharers) == 0 {
             return;
         }
         if lost.is_none() && !self.may_replace() {
@@ -495,6 +498,10 @@ impl<'c, S: System> Running<'c, S> {
         }
     }
 
+    fn losses(&mut self) -> &mut Losses {
+        self.losses.get_or_insert_default()
+    }
+
     /// One more replacement that had nothing to show for it: is there another one?
     fn may_replace(&mut self) -> bool {
         let left = self.replacements.checked_sub(1);
@@ -505,7 +512,7 @@ impl<'c, S: System> Running<'c, S> {
     /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
     fn lose(&mut self, chunk: usize, kind: ErrorKind, how: &str) {
         self.tally.note_cut_short(chunk);
-        let deaths = self.deaths.entry(chunk).or_default();
+        let deaths = self.losses().deaths.entry(chunk).or_default();
         *deaths += 1;
         let deaths = *deaths;
         // Once the call has to stop, workers are killed, and that is what is told.
@@ -531,7 +538,7 @@ impl<'c, S: System> Running<'c, S> {
 
     fn close(&mut self) {
         if !std::mem::replace(&mut self.round.closed, true) {
-            self.page.close(self.round.call);
+            self.crew.page().close(self.round.call);
         }
     }
 }
@@ -542,14 +549,14 @@ impl<S: System> Drop for Running<'_, S> {
             // A forked child in which a callback panicked: neither the call nor its workers are its own.
             return;
         }
-        if self.participants.is_empty() {
-            // Nobody is left who could draw a ticket: the line that they look at may stay in their caches.
-            return;
+        // Where nobody is left who could draw a ticket, the line that they look at may stay in their caches.
+        if !self.participants.is_empty() {
+            self.close();
+            while !self.participants.is_empty() {
+                self.step();
+            }
         }
-        self.close();
-        while !self.participants.is_empty() {
-            self.step();
-        }
+        self.crew.participants = std::mem::take(&mut self.participants);
     }
 }
 
@@ -571,21 +578,23 @@ mod tests {
     }
 
     /// A call of a task that takes and returns numbers.
-    fn message<A: Args>(crew: &mut Crew, plan: &mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> CallMessage {
-        let Division { count, rows, len } = plan.divide(crew.len()).unwrap();
-        let task = TaskRef::new::<A, u32, Plain>(task).address().unwrap();
-        let blocks = plan.blocks.iter().map(|block| (block.core.memory().lock().block().serial(), false)).collect();
-        let leaves = plan.leaves.clone();
-        CallMessage { call: crew.next_call(), task, count, rows, len, blocks, leaves, left: None }
+    fn asked<'a, A: Args>(crew: &Crew, plan: &'a mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> Asked<'a> {
+        let division = plan.divide(crew.len()).unwrap();
+        let task = TaskRef::new::<A, u32, Plain>(task);
+        Asked { task, division, blocks: &plan.blocks, leaves: &plan.leaves }
     }
 
-    /// A call over the items 0 to 5, whose tasks double theirs.
-    fn doubling(crew: &mut Crew) -> CallMessage {
+    /// A plan for a call over the items 0 to 5.
+    fn six<'p>() -> Plan<'p> {
         let items: Vec<u32> = (0..6).collect();
-        let args = Each(&items);
         let mut plan = Plan::new();
-        args.describe(&mut plan).unwrap();
-        message::<Each<'_, u32>>(crew, &mut plan, |item, _| 2 * item)
+        plan.push_items(&items).unwrap();
+        plan
+    }
+
+    /// Whose tasks double theirs.
+    fn doubling<'a>(crew: &Crew, plan: &'a mut Plan<'_>) -> Asked<'a> {
+        asked::<Each<'_, u32>>(crew, plan, |item, _| 2 * item)
     }
 
     fn stop(crew: &Crew, index: usize) {
@@ -613,9 +622,10 @@ mod tests {
         let page = Arc::clone(crew.page());
         stop(&crew, 0);
         stop(&crew, 1);
-        let message = doubling(&mut crew);
-        let call = message.call;
-        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+        let mut plan = six();
+        let doubling = doubling(&crew, &mut plan);
+        let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+        let call = running.round.call;
         // The second worker draws a ticket and dies before its *current* word says so.
         assert_eq!(page.draw(1, call, 2), Some(3));
         page.clear(1);
@@ -632,10 +642,11 @@ mod tests {
         let mut crews = Vec::new();
         for _ in 0..4 {
             crew.replace_dead().unwrap();
-            let message = doubling(&mut crew);
-            calls.push(message.call);
             crews.push(crew.pids());
-            let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+            let mut plan = six();
+            let doubling = doubling(&crew, &mut plan);
+            let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+            calls.push(running.round.call);
             assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
         }
         assert_eq!(calls, [MAX_CALL - 1, MAX_CALL, 1, 2]);
@@ -649,8 +660,9 @@ mod tests {
     }
 
     fn empty(crew: &mut Crew) -> Vec<u32> {
-        let message = message::<()>(crew, &mut Plan::new(), |(), _| mappings());
-        results(Running::start(crew, &[], message, Limits::default()).unwrap())
+        let mut plan = Plan::new();
+        let asked = asked::<()>(crew, &mut plan, |(), _| mappings());
+        results(Running::start(crew, &asked, Limits::default()).unwrap())
     }
 
     #[test]
@@ -661,15 +673,16 @@ mod tests {
         let mut with_array = Plan::new();
         args.describe(&mut with_array).unwrap();
         let without = empty(&mut crew);
-        let lending = message::<&SharedArray<u8, Ix1>>(&mut crew, &mut with_array, |_, _| mappings());
-        let with = results(Running::start(&mut crew, &with_array.blocks, lending, Limits::default()).unwrap());
+        let lending = asked::<&SharedArray<u8, Ix1>>(&crew, &mut with_array, |_, _| mappings());
+        let with = results(Running::start(&mut crew, &lending, Limits::default()).unwrap());
         assert_eq!((without.len(), with.clone()), (1, vec![without[0] + 1]));
 
         stop(&crew, 0);
         let serial = array.core().memory().lock().block().serial();
         crew.forget(&mut vec![serial]);
-        let message = message::<()>(&mut crew, &mut Plan::new(), |(), _| mappings());
-        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+        let mut plan = Plan::new();
+        let asked = asked::<()>(&crew, &mut plan, |(), _| mappings());
+        let running = Running::start(&mut crew, &asked, Limits::default()).unwrap();
         go_on(running.crew, 0);
         assert_eq!(results(running), with, "the call did not have to wait");
         assert_eq!(empty(&mut crew), without);

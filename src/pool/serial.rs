@@ -11,7 +11,7 @@ use super::task::{Ended, Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     division: Division,
     task: TaskRef,
     stop: Option<&Stop>,

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::machine::{Machine, Model};
 use super::trace;
+use crate::pool::chunk::Division;
 use crate::pool::crew::{Crew, CrewOptions};
-use crate::pool::protocol::CallMessage;
+use crate::pool::protocol::Asked;
 use crate::pool::running::{Limits, Running};
 use crate::pool::task::{Plain, TaskRef};
 
@@ -152,14 +153,12 @@ fn parent(machine: &Machine) {
     let mut crew = Crew::<Model>::start_in(options).expect("workers start");
     let task =
         TaskRef::new::<(), _, Plain>(|(), chunk| Machine::run_task(|stage, life| stage.run(life, chunk.index())));
-    let task = task.address().expect("the task is in this executable");
     for &returns in scenario.calls {
         machine.stage.begin(returns);
         crew.replace_dead().expect("workers start");
-        let (call, count) = (crew.next_call(), returns.len());
-        let message =
-            CallMessage { call, task, count, rows: 1, len: count, blocks: Vec::new(), leaves: Vec::new(), left: None };
-        let running = Running::start(&mut crew, &[], message, Limits { retries: scenario.retries, stop: None })
+        let division = Division { count: returns.len(), rows: 1, len: returns.len() };
+        let asked = Asked { task, division, blocks: &[], leaves: &[] };
+        let running = Running::start(&mut crew, &asked, Limits { retries: scenario.retries, stop: None })
             .expect("the call is described");
         let settled = running.finish(&mut |_| ()).expect("no process was forked");
         machine.stage.check(&settled, scenario.retries);
