@@ -10,6 +10,7 @@ use crate::pool::chunk::Division;
 use crate::pool::crew::{Crew, CrewOptions};
 use crate::pool::protocol::Asked;
 use crate::pool::running::{Limits, Running};
+use crate::pool::schedule::Schedule;
 use crate::pool::task::{Plain, TaskRef};
 
 /// What a chunk's task returns, and so which way it goes.
@@ -157,7 +158,7 @@ fn parent(machine: &Machine) {
         machine.stage.begin(returns);
         crew.replace_dead().expect("workers start");
         let division = Division { count: returns.len(), rows: 1, len: returns.len() };
-        let asked = Asked { task, division, blocks: &[], leaves: &[] };
+        let asked = Asked { task, division, schedule: Schedule::Dynamic, blocks: &[], leaves: &[] };
         let running = Running::start(&mut crew, &asked, Limits { retries: scenario.retries, stop: None })
             .expect("the call is described");
         let settled = running.finish(&mut |_| ()).expect("no process was forked");

@@ -86,14 +86,14 @@ impl<S: System> Worker<S> {
         let blocks = self.find_blocks(message)?;
         // The blocks are the parent's again when it knows that this worker has finished.
         let lent = (!blocks.is_empty()).then(|| note_lent(self.lent(message)));
-        let sharers = message.sharers(self.page.workers());
+        let one_each = message.tickets() <= self.page.workers();
         let mut work = Work {
             worker: self,
             message,
-            sharers,
+            helped: message.helped(self.page.workers()),
             writer: Writer::new(&self.page, self.index, call),
             record,
-            pace: if message.tickets() > sharers { Pace::new(S::now()) } else { Pace::of_one_chunk() },
+            pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
             any_ended: false,
             leaving,
             home: epoch(),
@@ -171,7 +171,7 @@ impl<S: System> Worker<S> {
 struct Work<'w, S: System> {
     worker: &'w Worker<S>,
     message: &'w CallMessage,
-    sharers: usize,
+    helped: usize,
     writer: Writer<'w, S::Memory>,
     record: &'w mut Record,
     pace: Pace,
@@ -183,7 +183,7 @@ struct Work<'w, S: System> {
 
 impl<S: System> Share for Work<'_, S> {
     fn next(&mut self) -> Option<Chunk> {
-        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
+        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.helped)?;
         let chunk = self.message.chunk_of(ticket)?;
         // After the last one there is nothing to tell but the end.
         if std::mem::replace(&mut self.any_ended, true) && self.pace.is_due(S::now) {
