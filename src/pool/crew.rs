@@ -47,6 +47,9 @@ pub(crate) struct Member<P> {
     mapped: BTreeMap<u64, Lent>,
 }
 
+/// A member, and the page that it is told on.
+type OnPage<'c, S> = (&'c mut Member<<S as System>::Process>, &'c ControlPage<<S as System>::Memory>);
+
 /// How a worker has a block.
 #[derive(Clone, Copy)]
 struct Lent {
@@ -237,10 +240,7 @@ impl<S: System> Crew<S> {
 
     /// With what it is told and says.
     #[inline]
-    pub(crate) fn member_on_page(
-        &mut self,
-        index: usize,
-    ) -> Option<(&mut Member<S::Process>, &ControlPage<S::Memory>)> {
+    pub(crate) fn member_on_page(&mut self, index: usize) -> Option<OnPage<'_, S>> {
         Some((self.members.get_mut(index)?.as_mut()?, &self.page))
     }
 
@@ -398,7 +398,7 @@ impl<S: System> Crew<S> {
             // read may have been opened for writing: then the lock is on another description.
             if let Some(has) = member.mapped.get(&state.serial())
                 && has.writable >= writable
-                && (block.lock.is_none() || has.lock == block.lock)
+                && block.lock().is_none_or(|lock| has.lock == Some(lock))
             {
                 continue;
             }

@@ -405,6 +405,14 @@ impl Pool {
         self.call().try_map(args, task)
     }
 
+    /// Where parent and workers meet; none for [`serial`](Self::serial).
+    fn page(&self) -> Option<&Arc<ControlPage>> {
+        match &self.kind {
+            Kind::Workers(shared) => Some(&shared.page),
+            Kind::Serial => None,
+        }
+    }
+
     /// A call with settings of its own.
     pub fn call(&self) -> Call<'_> {
         Call::new(self)
@@ -444,6 +452,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Waits for calls of other threads to end, for as long as `stop` lets it.
+    #[inline]
     fn enter(&self, stop: Option<&Stop>) -> Result<OnDuty<'_>> {
         if self.epoch != epoch() {
             return Err(Error::new(
@@ -490,10 +499,15 @@ impl Shared {
     }
 
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
+    #[inline]
     fn tell_forgotten(&self, crew: &mut Crew) {
-        if self.epoch != epoch() || !self.any_forgotten() {
-            return;
+        if self.any_forgotten() && self.epoch == epoch() {
+            self.tell_forgotten_now(crew);
         }
+    }
+
+    #[cold]
+    fn tell_forgotten_now(&self, crew: &mut Crew) {
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
         let mut forgotten = self.forgotten();
@@ -503,12 +517,17 @@ impl Shared {
     }
 
     /// Where a call is running it tells the workers when it ends.
+    #[inline]
     fn tell_forgotten_if_idle(&self) {
         // Pairs with the one in `forget`: either that thread finds the crew free, or this one finds what it has noted.
         fence(Ordering::SeqCst);
-        if !self.any_forgotten() {
-            return;
+        if self.any_forgotten() {
+            self.tell_forgotten_unless_busy();
         }
+    }
+
+    #[cold]
+    fn tell_forgotten_unless_busy(&self) {
         let mut crew = match self.crew.try_lock() {
             Ok(crew) => crew,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

@@ -49,18 +49,30 @@ pub struct Plan<'p> {
     splits: SmallVec<[SplitUse; 4]>,
 }
 
-/// The locks of a call's arrays.
-pub(crate) type Locks<'p> = SmallVec<[Held<'p>; 4]>;
-
 /// One block that a call uses, however many of its arguments lie in it.
 pub(crate) struct BlockUse<'p> {
     pub(crate) core: &'p Core,
     pub(crate) access: BlockAccess,
-    /// Of the description that the kernel's lock is on, once it is locked, where there is such a lock.
-    pub(crate) lock: Option<Access>,
+    /// Once it is locked.
+    pub(crate) held: Option<Held<'p>>,
 }
 
 impl BlockUse<'_> {
+    /// The access of the description that the kernel's lock is on; none where there is no such lock.
+    pub(crate) fn lock(&self) -> Option<Access> {
+        self.held.as_ref().and_then(Held::kernel)
+    }
+
+    fn lock_it(&mut self, wait: Wait<'_>) -> Result<()> {
+        let mode = match self.access {
+            BlockAccess::Frozen => return Ok(()),
+            BlockAccess::Read => Mode::Shared,
+            BlockAccess::Write => Mode::Exclusive,
+        };
+        self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        Ok(())
+    }
+
     /// How workers are told of it: by its serial, and whether it is written.
     #[inline]
     pub(crate) fn named(&self) -> (u64, bool) {
@@ -149,7 +161,7 @@ impl<'p> Plan<'p> {
         let id = core.memory().lock().block().id();
         let known = self.blocks.iter().position(|block| block.core.memory().lock().block().id() == id);
         let Some(slot) = known else {
-            self.blocks.push(BlockUse { core, access, lock: None });
+            self.blocks.push(BlockUse { core, access, held: None });
             return Ok(self.blocks.len() - 1);
         };
         if access == BlockAccess::Write || self.blocks[slot].access == BlockAccess::Write {
@@ -217,25 +229,18 @@ impl<'p> Plan<'p> {
         Ok(division)
     }
 
-    /// Locks every block, in the one order in which all calls of all processes lock.
-    pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<Locks<'p>> {
-        let mut order: SmallVec<[usize; 4]> = (0..self.blocks.len()).collect();
-        if order.len() > 1 {
-            order.sort_unstable_by_key(|&slot| self.blocks[slot].core.memory().lock().block().id());
+    /// Locks every block, in the one order in which all calls of all processes lock, until this is dropped.
+    #[inline]
+    pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<()> {
+        match &mut self.blocks[..] {
+            [] => Ok(()),
+            [block] => block.lock_it(wait),
+            blocks => {
+                let mut order: SmallVec<[&mut BlockUse<'p>; 4]> = blocks.iter_mut().collect();
+                order.sort_unstable_by_key(|block| block.core.memory().lock().block().id());
+                order.into_iter().try_for_each(|block| block.lock_it(wait))
+            }
         }
-        let mut locks = Locks::new();
-        for slot in order {
-            let block = &mut self.blocks[slot];
-            let mode = match block.access {
-                BlockAccess::Frozen => continue,
-                BlockAccess::Read => Mode::Shared,
-                BlockAccess::Write => Mode::Exclusive,
-            };
-            let held = block.core.lock(mode, wait, Via::Lending)?;
-            block.lock = held.kernel();
-            locks.push(held);
-        }
-        Ok(locks)
     }
 }
 

@@ -45,12 +45,12 @@ const UNEASE: Duration = Duration::from_secs(1);
 const SPARE_REPLACEMENTS: usize = 4;
 
 /// What belongs to one call.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Limits {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits<'c> {
     /// How often a chunk may run again because its worker died.
     pub(super) retries: u32,
     /// What ends the call early.
-    pub(super) stop: Option<Arc<Stop>>,
+    pub(super) stop: Option<&'c Arc<Stop>>,
 }
 
 /// A call that workers have been told of.
@@ -58,7 +58,7 @@ pub(crate) struct Running<'c, S: System = Kernel> {
     crew: &'c mut Crew<S>,
     blocks: &'c [BlockUse<'c>],
     tally: Tally,
-    limits: Limits,
+    limits: Limits<'c>,
     stopping: Stopping,
     /// Of most calls there is nothing to be said here.
     losses: Option<Box<Losses>>,
@@ -117,7 +117,7 @@ impl Round {
 impl<'c, S: System> Running<'c, S> {
     /// Publishes the call and rings as many workers as there are chunks.
     #[inline]
-    pub(crate) fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits) -> Result<Self> {
+    pub(crate) fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Result<Self> {
         let call = crew.next_call();
         let described = crew.describe(call, asked)?;
         let mut running = Self {
@@ -139,6 +139,7 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
+    #[inline]
     fn publish(&mut self) -> Result<()> {
         let tickets = self.crew.message().tickets();
         let there = (0..self.crew.len()).filter(|&index| self.crew.member(index).is_some());
@@ -165,6 +166,7 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Lends the participants what they need. Where the description is not on the page there is a message to be sent.
+    #[inline]
     fn prepare(&mut self) -> Result<Option<Packet>> {
         for &(index, _) in &self.participants {
             self.crew.lend(index, self.blocks)?;
@@ -175,6 +177,7 @@ impl<'c, S: System> Running<'c, S> {
         if self.round.described.is_some() { Ok(None) } else { self.round.packet(self.crew).map(Some) }
     }
 
+    #[inline]
     fn most_replacements(&self) -> usize {
         let retries = usize::try_from(self.limits.retries).unwrap_or(usize::MAX);
         (self.crew.len() + SPARE_REPLACEMENTS).saturating_add(retries)
@@ -217,9 +220,14 @@ impl<'c, S: System> Running<'c, S> {
     ///
     /// # Errors
     /// `Closed` in a child that `progress` forked: the call is the parent's.
-    pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Settled> {
+    #[inline]
+    pub(crate) fn finish(mut self, mut progress: Option<&mut dyn FnMut(Progress)>) -> Result<Settled> {
         loop {
             while !self.participants.is_empty() {
+                let Some(progress) = &mut progress else {
+                    self.step();
+                    continue;
+                };
                 let before = self.tally.progress();
                 self.step();
                 if self.tally.progress() != before {
@@ -232,9 +240,12 @@ impl<'c, S: System> Running<'c, S> {
                     }
                 }
             }
+            if self.tally.is_whole() {
+                break;
+            }
             self.heed_stop();
             let left = self.tally.open();
-            if left.is_empty() || self.tally.has_failed() {
+            if self.tally.has_failed() {
                 break;
             }
             if let Err(error) = self.run_again(left) {
@@ -247,8 +258,15 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Begins no more chunks when the call has to stop, and a while later kills those that are still at work.
+    #[inline]
     fn heed_stop(&mut self) {
-        match (self.stopping, &self.limits.stop) {
+        if self.limits.stop.is_some() {
+            self.stop_in_time();
+        }
+    }
+
+    fn stop_in_time(&mut self) {
+        match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => {
                 if let Some(reason) = stop.reason() {
                     self.tally.stop(reason, stop.message(reason));
@@ -271,7 +289,7 @@ impl<'c, S: System> Running<'c, S> {
 
     /// How long nobody has to look, if nobody rings.
     fn may_sleep(&self) -> Duration {
-        let until = match (self.stopping, &self.limits.stop) {
+        let until = match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.attention(),
             (Stopping::Grace(Some(until)), _) => Some(until.saturating_duration_since(Instant::now())),
             _ => None,
@@ -280,6 +298,7 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Waits until something happens, and handles all that has.
+    #[inline]
     fn step(&mut self) {
         self.heed_stop();
         let stirred = || {
@@ -287,7 +306,7 @@ impl<'c, S: System> Running<'c, S> {
             self.crew.has_news() || self.participants.iter().any(told)
         };
         // A clock is looked at less often than words: the deadline is what the sleep is cut short for.
-        let cancelled = || match (self.stopping, &self.limits.stop) {
+        let cancelled = || match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.is_cancelled(),
             _ => false,
         };
@@ -304,25 +323,28 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Has a participant finished, or does it want to be looked at?
+    #[inline]
     fn has_told(&self, index: usize) -> bool {
         let seen = self.crew.member(index).map(|member| member.news);
         self.crew.page().has_finished(index, self.round.call) || seen != Some(self.crew.page().news(index))
     }
 
     /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives.
+    #[inline]
     fn look(&mut self, suspicious: bool) {
         let news = self.crew.take_news() || suspicious;
-        // From the last one on: who retires does not move those before it, and who joins has nothing to say yet.
+        // From the last one on: who retires moves none of those before it, and who joins has nothing to say yet. Who takes
+        // the place of one that retires was looked at.
         for place in (0..self.participants.len()).rev() {
             let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
             let finished = self.crew.page().has_finished(index, self.round.call);
             // Not where there is nothing to hear: what it writes is on lines that it needs for itself.
-            if talking && (news || self.has_told(index)) {
+            if talking && (finished || news || self.has_told(index)) {
                 self.listen(index);
             }
-            if finished && self.is_heard(index) {
-                self.retire(index);
+            if finished && self.participants.get(place) == Some(&(index, true)) {
+                self.participants.swap_remove(place);
             } else if news && self.takes_part(index) {
                 self.check(index);
             }
@@ -333,6 +355,7 @@ impl<'c, S: System> Running<'c, S> {
         self.participants.iter().any(|&(participant, _)| participant == index)
     }
 
+    #[inline]
     fn is_heard(&self, index: usize) -> bool {
         self.participants.contains(&(index, true))
     }
@@ -405,6 +428,7 @@ impl<'c, S: System> Running<'c, S> {
         })
     }
 
+    #[inline]
     fn hear_outcomes(&mut self, done: bool, failed: bool) {
         if done {
             // It gets on.
@@ -556,7 +580,7 @@ impl<S: System> Drop for Running<'_, S> {
                 self.step();
             }
         }
-        self.crew.participants = std::mem::take(&mut self.participants);
+        std::mem::swap(&mut self.crew.participants, &mut self.participants);
     }
 }
 
@@ -612,7 +636,7 @@ mod tests {
     }
 
     fn results(running: Running<'_>) -> Vec<u32> {
-        let settled = running.finish(&mut |_| ()).unwrap();
+        let settled = running.finish(None).unwrap();
         assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
         settled.results.decode().unwrap()
     }

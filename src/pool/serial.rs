@@ -17,7 +17,7 @@ pub(super) fn run(
     stop: Option<&Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    let held = lock(plan, division, stop)?;
+    lock(plan, division, stop)?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -27,10 +27,10 @@ pub(super) fn run(
             fresh: None,
         })
         .collect();
-    let unsettled = Unsettled(&held);
+    let unsettled = Unsettled(&plan.blocks);
     let mut share = All { next: 0, division, tally: Tally::new(division), result: Vec::new(), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
-    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`, and chunks
+    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped, and chunks
     // run one after another.
     unsafe { task.run(&mut cursor, &mut share) };
     let settled = share.tally.settle();

@@ -161,7 +161,7 @@ fn parent(machine: &Machine) {
         let asked = Asked { task, division, schedule: Schedule::Dynamic, blocks: &[], leaves: &[] };
         let running = Running::start(&mut crew, &asked, Limits { retries: scenario.retries, stop: None })
             .expect("the call is described");
-        let settled = running.finish(&mut |_| ()).expect("no process was forked");
+        let settled = running.finish(None).expect("no process was forked");
         machine.stage.check(&settled, scenario.retries);
         crew.replace_dead().expect("workers start");
     }
