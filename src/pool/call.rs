@@ -13,11 +13,11 @@ use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockUse, Plan};
 use super::protocol::Asked;
 use super::results::Results;
-use super::running::{Limits, Running};
+use super::running::Limits;
 use super::schedule::Schedule;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
-use super::{Kind, Pool, Shared, serial};
+use super::{Kind, Pool, Shared, serial, smooth};
 use crate::array::Held;
 use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
@@ -280,13 +280,29 @@ impl<'p> Call<'p> {
     }
 
     #[inline]
-    fn run<A: Args>(self, args: &A, task: TaskRef) -> Result<Results> {
+    fn run<A: Args>(self, args: &A, task: TaskRef) -> Result<Returned> {
         let Self { pool, mut settings } = self;
         // From here on, so that the deadline counts the arguments and the locks too.
         let stop = settings.as_mut().and_then(|settings| Stop::begin(std::mem::take(&mut settings.stop), pool.page()));
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
         run(pool, &mut plan, task, settings, stop)
+    }
+}
+
+/// What the tasks of a call have returned.
+enum Returned {
+    /// So many of them nothing.
+    Nothing(usize),
+    Results(Results),
+}
+
+impl Returned {
+    fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
+        match self {
+            Self::Nothing(count) => Results::of_nothing(count).decode(),
+            Self::Results(results) => results.decode(),
+        }
     }
 }
 
@@ -297,40 +313,43 @@ fn run(
     task: TaskRef,
     mut settings: Option<Box<Settings<'_>>>,
     stop: Option<Arc<Stop>>,
-) -> Result<Results> {
+) -> Result<Returned> {
     let division = plan.divide(pool.workers())?;
     if division.count == 0 {
-        return Ok(Results::new(0));
+        return Ok(Returned::Nothing(0));
     }
     let (schedule, retries) = settings.as_ref().map_or_else(Default::default, |set| (set.schedule, set.retries));
     #[cfg(feature = "progress")]
     let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, division));
     let progress = settings.as_mut().and_then(|set| set.progress.as_deref_mut());
-    let mut progress = progress.map(|progress| progress as &mut dyn FnMut(Progress));
+    let progress = progress.map(|progress| progress as &mut dyn FnMut(Progress));
     #[cfg(feature = "progress")]
     let watched = bar.is_some() || progress.is_some();
+    #[cfg(feature = "progress")]
+    let mut unwatched = progress;
     #[cfg(feature = "progress")]
     let mut show = |so_far| {
         if let Some(bar) = &bar {
             bar.show(so_far);
         }
-        if let Some(progress) = &mut progress {
+        if let Some(progress) = &mut unwatched {
             progress(so_far);
         }
     };
     #[cfg(feature = "progress")]
-    let mut progress = watched.then_some(&mut show as &mut dyn FnMut(Progress));
+    let progress = watched.then_some(&mut show as &mut dyn FnMut(Progress));
     let mut ignore = |_| ();
     let settled = match &pool.kind {
         Kind::Workers(shared) => {
             let limits = Limits { retries, stop: stop.as_ref() };
             run_on_workers(shared, plan, division, (task, schedule), limits, progress)
         }
-        Kind::Serial => serial::run(plan, division, task, stop.as_deref(), progress.take().unwrap_or(&mut ignore)),
+        Kind::Serial => serial::run(plan, division, task, stop.as_deref(), progress.unwrap_or(&mut ignore)).map(Some),
     };
     let error = match settled {
-        Ok(Settled { results, failure: None, .. }) => return Ok(results),
-        Ok(Settled { failure: Some(failure), .. }) => failure,
+        Ok(None) => return Ok(Returned::Nothing(division.count)),
+        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(results)),
+        Ok(Some(Settled { failure: Some(failure), .. })) => failure,
         // Where it failed before it was begun, all rows are missing.
         Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
         Err(error) => error,
@@ -364,7 +383,7 @@ fn run_on_workers(
     (task, schedule): (TaskRef, Schedule),
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
-) -> Result<Settled> {
+) -> Result<Option<Settled>> {
     // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
     // that wait for the crew.
     let stop = limits.stop;
@@ -386,10 +405,15 @@ fn run_on_workers(
     }
     let asked = Asked { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
     // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &asked, limits)?;
     let unsettled = Unsettled(&plan.blocks);
-    let settled = running.finish(progress)?;
-    unsettled.settle(&settled);
+    let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
+        Ok(settled) => settled?,
+        Err(error) => {
+            unsettled.settle(false);
+            return Err(error);
+        }
+    };
+    unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     duty.crew.heed(None);
     let _ = duty.crew.replace_dead();
@@ -405,8 +429,8 @@ pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [BlockUse<'p>]);
 
 impl Unsettled<'_, '_> {
     /// A task that was cut short leaves its rows half written, and the arrays say so.
-    pub(super) fn settle(self, settled: &Settled) {
-        if !settled.cut_short {
+    pub(super) fn settle(self, cut_short: bool) {
+        if !cut_short {
             std::mem::forget(self);
         }
     }

@@ -319,6 +319,12 @@ impl<S: System> Crew<S> {
         self.last_call = call;
     }
 
+    /// Is nobody missing, as far as is known?
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.incomplete
+    }
+
     /// Is no worker there at all?
     pub(crate) fn is_empty(&self) -> bool {
         self.members.iter().all(Option::is_none)
@@ -388,6 +394,7 @@ impl<S: System> Crew<S> {
     /// Gives a worker the blocks that it does not have yet, as far as the call needs them.
     ///
     /// An error here is the parent's own. A worker that has died meanwhile is none: its pidfd says so in time.
+    #[inline]
     pub(crate) fn lend(&mut self, index: usize, blocks: &[BlockUse<'_>]) -> Result<()> {
         let Some(member) = &mut self.members[index] else { return Ok(()) };
         for block in blocks {

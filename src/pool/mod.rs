@@ -7,6 +7,7 @@
 //! | `task` | a function is named across the process boundary |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `smooth` | the same for calls that nothing comes of but that they are done |
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
 //! | `watch` | the thread that hears of workers' deaths |
@@ -33,6 +34,7 @@ mod results;
 mod running;
 mod schedule;
 mod serial;
+mod smooth;
 mod system;
 mod tally;
 mod task;

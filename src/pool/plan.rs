@@ -36,7 +36,7 @@ pub(crate) struct ArrayLeaf {
     pub(crate) slot: usize,
     /// Of the first element, in bytes from the start of the block.
     pub(crate) offset: usize,
-    pub(crate) shape: Vec<usize>,
+    pub(crate) shape: SmallVec<[usize; 4]>,
     pub(crate) fortran: bool,
     /// Axis and rows a chunk; `None` for an array that every task sees whole.
     pub(crate) split: Option<(usize, usize)>,

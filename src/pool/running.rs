@@ -39,7 +39,7 @@ use crate::sys::socket::Received;
 const LAST_BREATH: Duration = Duration::from_millis(50);
 
 /// After so long without a ring the workers are looked at anyway: for systems whose news of deaths do not come.
-const UNEASE: Duration = Duration::from_secs(1);
+pub(super) const UNEASE: Duration = Duration::from_secs(1);
 
 /// See [`Running::replacements`].
 const SPARE_REPLACEMENTS: usize = 4;
@@ -116,10 +116,41 @@ impl Round {
 
 impl<'c, S: System> Running<'c, S> {
     /// Publishes the call and rings as many workers as there are chunks.
-    #[inline]
-    pub(crate) fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Result<Self> {
+    #[cfg(test)]
+    fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Result<Self> {
         let call = crew.next_call();
         let described = crew.describe(call, asked)?;
+        Self::start_described(crew, asked, limits, (call, described))
+    }
+
+    /// Publishes a call that is described, and rings as many workers as there are chunks.
+    pub(super) fn start_described(
+        crew: &'c mut Crew<S>,
+        asked: &Asked<'c>,
+        limits: Limits<'c>,
+        (call, described): (u64, Option<u64>),
+    ) -> Result<Self> {
+        let mut running = Self::of_round(Round::new(crew, call, described), crew, asked, limits);
+        running.publish()?;
+        Ok(running)
+    }
+
+    /// Goes on with a call that was published: its description is `id` on the page, and the first so many members take part.
+    #[cold]
+    pub(super) fn go_on(
+        crew: &'c mut Crew<S>,
+        asked: &Asked<'c>,
+        limits: Limits<'c>,
+        (call, id): (u64, u64),
+        participants: usize,
+    ) -> Self {
+        let mut running = Self::of_round(Round::new(crew, call, Some(id)), crew, asked, limits);
+        running.participants.extend((0..participants).map(|index| (index, true)));
+        running.read_from_the_start();
+        running
+    }
+
+    fn of_round(round: Round, crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Self {
         let mut running = Self {
             home: epoch(),
             quiet: Duration::ZERO,
@@ -129,13 +160,13 @@ impl<'c, S: System> Running<'c, S> {
             limits,
             stopping: Stopping::No,
             losses: None,
-            round: Round::new(crew, call, described),
+            round,
             replacements: 0,
             crew,
         };
+        running.participants.clear();
         running.replacements = running.most_replacements();
-        running.publish()?;
-        Ok(running)
+        running
     }
 
     /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
@@ -170,11 +201,17 @@ impl<'c, S: System> Running<'c, S> {
     fn prepare(&mut self) -> Result<Option<Packet>> {
         for &(index, _) in &self.participants {
             self.crew.lend(index, self.blocks)?;
+        }
+        self.read_from_the_start();
+        if self.round.described.is_some() { Ok(None) } else { self.round.packet(self.crew).map(Some) }
+    }
+
+    fn read_from_the_start(&mut self) {
+        for &(index, _) in &self.participants {
             if let Some(member) = self.crew.member_mut(index) {
                 member.outcomes = Reader::default();
             }
         }
-        if self.round.described.is_some() { Ok(None) } else { self.round.packet(self.crew).map(Some) }
     }
 
     #[inline]
@@ -311,9 +348,16 @@ impl<'c, S: System> Running<'c, S> {
             _ => false,
         };
         let spin = self.crew.spin_beside(self.participants.len());
-        let slept = self.crew.page().wait_as_parent(spin, || self.may_sleep(), || stirred() || cancelled());
-        if !slept.is_zero() && !stirred() {
-            self.quiet += slept;
+        let mut asleep_since = None;
+        let timeout = || {
+            asleep_since = Some(Instant::now());
+            self.may_sleep()
+        };
+        self.crew.page().wait_as_parent(spin, timeout, || stirred() || cancelled());
+        if let Some(since) = asleep_since
+            && !stirred()
+        {
+            self.quiet += since.elapsed();
         }
         let suspicious = self.quiet >= UNEASE;
         if suspicious {

@@ -34,7 +34,7 @@ pub(super) fn run(
     // run one after another.
     unsafe { task.run(&mut cursor, &mut share) };
     let settled = share.tally.settle();
-    unsettled.settle(&settled);
+    unsettled.settle(settled.cut_short);
     Ok(settled)
 }
 

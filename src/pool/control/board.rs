@@ -189,6 +189,13 @@ impl<W: Words> Board<W> {
         }
     }
 
+    /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
+    #[inline]
+    pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
+        let (done, written) = self.noted_at_the_end(worker, call);
+        written == 0 && done == Some(share(tickets, participants, worker))
+    }
+
     /// Parent: tells a worker of a call whose description is `id`, and wakes it.
     #[inline]
     pub(crate) fn announce(&self, worker: usize, call: u64, id: u64) {
@@ -399,21 +406,18 @@ impl<W: Words> Board<W> {
         ring(self.of(worker, ASLEEP, 0));
     }
 
-    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first. Returns how
-    /// long it has slept.
+    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first. The time
+    /// is asked for only by who is about to sleep.
     #[inline]
     pub(crate) fn wait_as_parent(
         &self,
         spin: Duration,
         timeout: impl FnOnce() -> Duration,
         mut come: impl FnMut() -> bool,
-    ) -> Duration {
-        if spin_until(spin, &mut come) {
-            return Duration::ZERO;
+    ) {
+        if !spin_until(spin, &mut come) {
+            sleep_until(self.of_all(PARENT_ASLEEP), timeout(), come);
         }
-        let since = Instant::now();
-        sleep_until(self.of_all(PARENT_ASLEEP), timeout(), come);
-        since.elapsed()
     }
 
     /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
