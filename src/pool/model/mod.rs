@@ -126,7 +126,13 @@ fn lost_chunks_run_again() {
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn without_orderings_what_was_written_is_not_there() {
-    Scenario::new(1, &[&[Little]]).preemptions(1).memory(Memory::Relaxed).check();
+    Scenario::new(1, &[&[Little]]).watched().preemptions(1).memory(Memory::Relaxed).check();
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_orderings_rows_are_not_there_after_a_smooth_call() {
+    Scenario::new(1, &[&[Nothing]]).preemptions(1).memory(Memory::Relaxed).check();
 }
 
 #[test]
