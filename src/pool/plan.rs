@@ -208,7 +208,8 @@ impl<'p> Plan<'p> {
                 Some(own) if given.is_some() => own,
                 _ => return Err(unequal(lead, split)),
             };
-            let count = split.len.div_ceil(rows);
+            let as_lead = (split.len, rows) == (lead.len, division.rows);
+            let count = if as_lead { division.count } else { split.len.div_ceil(rows) };
             if count != division.count {
                 return Err(Error::new(
                     ErrorKind::ShapeMismatch,

@@ -151,6 +151,7 @@ impl Mapping {
         self.len.next_multiple_of(page_size())
     }
 
+    #[inline]
     pub(crate) fn access(&self) -> Access {
         self.access
     }

@@ -244,7 +244,9 @@ impl<W: Words> Board<W> {
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, helped))?;
+        let has_others = helped > usize::from(worker < helped);
+        let stolen = || if has_others { self.steal(worker, call, helped) } else { None };
+        let ticket = self.draw_own(worker, call).or_else(stolen)?;
         // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
         // is called through a pointer.
         self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
