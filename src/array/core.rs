@@ -9,7 +9,6 @@ use super::elements::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::spare::{self, Recipe};
 use crate::memory::{Locked, SharedMemory, Via};
-use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::{Mode, Wait};
 use crate::sys::map::Access;
 
@@ -85,35 +84,32 @@ impl Core {
     /// Locks the array, and marks it as being written where `mode` is exclusive.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
-        let held = self.lock_regardless(mode, wait, via)?;
+        let locked = self.lock_regardless(mode, wait, via)?;
         let (control, block) = (self.control(), self.memory().lock().block());
         let writer = control.unfinished_writer();
         if writer != 0 || block.mark() {
             return Err(poisoned(writer, self.memory().name()));
         }
-        if mode == Mode::Exclusive {
+        let writing = mode == Mode::Exclusive;
+        if writing {
             control.begin();
             block.set_mark(!control.exists());
-            held.writing.store(true, Ordering::Relaxed);
         }
-        Ok(held)
+        // Made here and nowhere before: to move what was just written piece by piece takes longer than to write it.
+        Ok(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
     }
 
     /// Locks the array whether it is poisoned or not, and marks nothing.
     #[inline]
-    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
+    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Locked<'_>> {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }
         let began = matches!(wait, Wait::Until(_)).then(Instant::now);
-        let Some(locked) = self.memory().lock().lock(mode, wait, via)? else { return Err(busy(mode, began)) };
-        Ok(Held {
-            core: self,
-            epoch: epoch(),
-            writing: AtomicBool::new(false),
-            panicking: std::thread::panicking(),
-            locked,
-        })
+        match self.memory().lock().lock(mode, wait, via)? {
+            Some(locked) => Ok(locked),
+            None => Err(busy(mode, began)),
+        }
     }
 
     #[inline]
@@ -128,12 +124,12 @@ impl Core {
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_held| self.is_marked())
+        self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_locked| self.is_marked())
     }
 
     pub(crate) fn clear_poison(&mut self) -> Result<()> {
         self.release_leaked();
-        let _held = self.lock_regardless(Mode::Exclusive, Wait::Forever, Via::Own)?;
+        let _locked = self.lock_regardless(Mode::Exclusive, Wait::Forever, Via::Own)?;
         if self.is_marked() {
             self.finish();
         }
@@ -194,7 +190,6 @@ impl Drop for Core {
 /// or after [`poison`](Held::poison).
 pub(crate) struct Held<'a> {
     core: &'a Core,
-    epoch: Epoch,
     /// Relaxed throughout: only the guard's own thread changes it.
     writing: AtomicBool,
     panicking: bool,
@@ -220,7 +215,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         // In a forked child the trailer is not mapped, and the write is the parent's.
         if self.writing.load(Ordering::Relaxed)
-            && self.epoch == epoch()
+            && self.core.memory().lock().block().is_of_this_process()
             && (self.panicking || !std::thread::panicking())
         {
             self.core.finish();

@@ -93,11 +93,14 @@ struct Holder {
     via: Via,
 }
 
-/// What a holder knows of its lock.
-struct Granted {
-    holder: Holder,
-    /// See [`Locked::kernel`].
-    kernel: Option<Access>,
+/// What became of a wish to lock. Small, so that it is handed on in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// The wait was over before.
+    Late,
+    Private,
+    /// The kernel has the lock too, on the description of that access.
+    Kernel(Access),
 }
 
 /// Which description the kernel's lock is on.
@@ -290,15 +293,14 @@ impl Block {
         Ok(())
     }
 
-    /// Waits until `mode` can be granted and notes the holder. `Ok(None)` where the wait is over before.
+    /// Waits until the lock can be granted and notes the holder.
     #[inline]
-    fn acquire(&self, handle: u64, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Granted>> {
+    fn acquire(&self, holder: Holder, wait: Wait<'_>) -> Result<Grant> {
         self.check_process()?;
-        let holder = Holder { handle, thread: thread_id::current(), mode, via };
         let mut local = locked(&self.local);
-        if local.is_idle() && !is_lent(self.id, mode) {
+        if local.is_idle() && !is_lent(self.id, holder.mode) {
             self.note(&mut local, holder);
-            return Ok(Some(Granted { holder, kernel: None }));
+            return Ok(Grant::Private);
         }
         self.acquire_among_others(local, holder, wait)
     }
@@ -314,7 +316,7 @@ impl Block {
         mut local: MutexGuard<'a, Local>,
         holder: Holder,
         wait: Wait<'_>,
-    ) -> Result<Option<Granted>> {
+    ) -> Result<Grant> {
         let Holder { thread, mode, via, .. } = holder;
         if local.holders.iter().any(|h| h.thread == thread && (h.mode == Mode::Exclusive || mode == Mode::Exclusive)) {
             return Err(Error::new(
@@ -351,7 +353,7 @@ impl Block {
             if timed_out && wait.left().is_some_and(|left| left.is_zero()) {
                 local.writers_waiting -= usize::from(queued);
                 self.wake(local);
-                return Ok(None);
+                return Ok(Grant::Late);
             }
         }
         local.writers_waiting -= usize::from(queued);
@@ -373,14 +375,14 @@ impl Block {
             local.asking = None;
             if !matches!(answer, Ok(true)) {
                 self.wake(local);
-                return answer.map(|_| None);
+                return answer.map(|_| Grant::Late);
             }
             *local.kernel(via) = Some((mode, access));
         }
         self.note(&mut local, holder);
-        let kernel = local.kernel(via).map(|(_, access)| access);
+        let grant = local.kernel(via).map_or(Grant::Private, |(_, access)| Grant::Kernel(access));
         self.wake(local);
-        Ok(Some(Granted { holder, kernel }))
+        Ok(grant)
     }
 
     fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait<'_>) -> (MutexGuard<'a, Local>, bool) {
@@ -581,8 +583,12 @@ impl LockHandle {
     /// Locks the block; `Ok(None)` where the wait is over before that.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Locked<'_>>> {
-        let granted = self.block.acquire(self.number, mode, wait, via)?;
-        Ok(granted.map(|granted| Locked { handle: self, granted, not_send: PhantomData }))
+        let holder = Holder { handle: self.number, thread: thread_id::current(), mode, via };
+        let grant = self.block.acquire(holder, wait)?;
+        if grant == Grant::Late {
+            return Ok(None);
+        }
+        Ok(Some(Locked { handle: self, holder, grant, not_send: PhantomData }))
     }
 
     /// Runs `f` with the block locked shared.
@@ -645,20 +651,24 @@ impl Drop for LockHandle {
 /// The block is locked for as long as this lives. Not `Send`: the block knows its holders by their thread.
 pub(crate) struct Locked<'a> {
     handle: &'a LockHandle,
-    granted: Granted,
+    holder: Holder,
+    grant: Grant,
     not_send: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl Locked<'_> {
     /// When it was locked: the access of the description that the kernel's lock is on; none for a private block.
     pub(crate) fn kernel(&self) -> Option<Access> {
-        self.granted.kernel
+        match self.grant {
+            Grant::Kernel(access) => Some(access),
+            Grant::Late | Grant::Private => None,
+        }
     }
 }
 
 impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.handle.block.release(self.granted.holder);
+        self.handle.block.release(self.holder);
     }
 }

@@ -80,6 +80,13 @@ fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
 /// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
 #[inline]
 fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
+    // Most calls need no division.
+    if participants == tickets {
+        return index..index + 1;
+    }
+    if participants == 1 {
+        return 0..tickets;
+    }
     // Both factors are below 2^24.
     let from = |index| tickets * index / participants.max(1);
     from(index)..from(index + 1)
