@@ -14,6 +14,7 @@ use super::plan::{BlockAccess, Plan};
 use super::protocol::CallMessage;
 use super::results::Results;
 use super::running::{Limits, Running};
+use super::schedule::Schedule;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial};
@@ -42,6 +43,7 @@ use crate::sys::lock::Wait;
 #[must_use = "a call does nothing until it is given a task"]
 pub struct Call<'p> {
     pool: &'p Pool,
+    schedule: Schedule,
     retries: u32,
     stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
@@ -57,6 +59,7 @@ impl<'p> Call<'p> {
     pub(super) fn new(pool: &'p Pool) -> Self {
         Self {
             pool,
+            schedule: Schedule::default(),
             retries: 0,
             stop: StopOptions::default(),
             progress: None,
@@ -89,6 +92,12 @@ impl<'p> Call<'p> {
     #[cfg(feature = "progress")]
     pub fn progress_bar(mut self, label: impl Into<String>) -> Self {
         self.bar = Some(label.into());
+        self
+    }
+
+    /// Sets which workers run which chunks, in place of [`Schedule::Dynamic`]. [`Pool::serial`] runs all in their order.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
         self
     }
 
@@ -299,7 +308,7 @@ impl<'p> Call<'p> {
                 shared,
                 plan,
                 division,
-                task,
+                (task, self.schedule),
                 Limits { retries: self.retries, stop: stop.clone() },
                 progress,
             ),
@@ -336,7 +345,7 @@ fn run_on_workers(
     shared: &Arc<Shared>,
     plan: Plan<'_>,
     division: Division,
-    task: TaskRef,
+    (task, schedule): (TaskRef, Schedule),
     limits: Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
@@ -376,6 +385,7 @@ fn run_on_workers(
             .collect(),
         leaves,
         left: None,
+        schedule,
     };
     // Declared after the locks, so that they go only when the call is settled, whatever happens.
     let running = Running::start(&mut duty.crew, &blocks, message, limits)?;
@@ -414,6 +424,7 @@ impl fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("pool", self.pool)
+            .field("schedule", &self.schedule)
             .field("retries", &self.retries)
             .field("stop", &self.stop)
             .field("progress", &self.progress.is_some())

@@ -31,6 +31,7 @@ pub(crate) mod plan;
 mod protocol;
 mod results;
 mod running;
+mod schedule;
 mod serial;
 mod system;
 mod tally;
@@ -51,6 +52,7 @@ pub use builder::PoolBuilder;
 pub use call::Call;
 pub use cancel::CancelToken;
 pub use chunk::{Chunk, Progress};
+pub use schedule::Schedule;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;

@@ -28,6 +28,7 @@ use serde_bytes::ByteBuf;
 
 use super::chunk::Division;
 use super::plan::Leaf;
+use super::schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use crate::wire::{Packet, open};
 
@@ -73,6 +74,7 @@ pub(crate) struct CallMessage {
     /// The chunks that are handed out, by ticket, where that is not each of them: those that are left after a round in
     /// which workers died.
     pub(crate) left: Option<Vec<usize>>,
+    pub(crate) schedule: Schedule,
 }
 
 impl CallMessage {
@@ -94,10 +96,19 @@ impl CallMessage {
         self.tickets().min(workers)
     }
 
+    /// From how many of so many workers' shares one takes tickets that has none of its own any more. What is left after a
+    /// round in which workers died goes to whoever is free.
+    pub(crate) fn helped(&self, workers: usize) -> usize {
+        match self.schedule {
+            Schedule::Static if self.left.is_none() => 0,
+            Schedule::Static | Schedule::Dynamic => self.sharers(workers),
+        }
+    }
+
     /// Would workers do the same for both, but for the number of the call?
     pub(crate) fn asks_the_same_as(&self, other: &Self) -> bool {
-        let Self { call: _, task, count, rows, len, blocks, leaves, left } = self;
-        (*task, *count, *rows, *len) == (other.task, other.count, other.rows, other.len)
+        let Self { call: _, task, count, rows, len, blocks, leaves, left, schedule } = self;
+        (*task, *count, *rows, *len, *schedule) == (other.task, other.count, other.rows, other.len, other.schedule)
             && (blocks, leaves, left) == (&other.blocks, &other.leaves, &other.left)
     }
 

@@ -564,6 +564,7 @@ mod tests {
     use crate::pool::control::MAX_CALL;
     use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
+    use crate::pool::schedule::Schedule;
     use crate::pool::task::{Plain, TaskRef};
 
     fn crew(workers: usize) -> Crew {
@@ -576,7 +577,17 @@ mod tests {
         let task = TaskRef::new::<A, u32, Plain>(task).address().unwrap();
         let blocks = plan.blocks.iter().map(|block| (block.core.memory().lock().block().serial(), false)).collect();
         let leaves = plan.leaves.clone();
-        CallMessage { call: crew.next_call(), task, count, rows, len, blocks, leaves, left: None }
+        CallMessage {
+            call: crew.next_call(),
+            task,
+            count,
+            rows,
+            len,
+            blocks,
+            leaves,
+            left: None,
+            schedule: Schedule::Dynamic,
+        }
     }
 
     /// A call over the items 0 to 5, whose tasks double theirs.

@@ -215,15 +215,15 @@ impl<W: Words> Board<W> {
         (of == id).then_some(len)
     }
 
-    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what others have left of theirs.
-    /// `None` where there is none, or the call is closed.
-    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what the first `helped` workers have
+    /// left of theirs. `None` where there is none, or the call is closed.
+    pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, participants))?;
+        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, helped))?;
         // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
         // is called through a pointer.
         self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
@@ -243,10 +243,10 @@ impl<W: Words> Board<W> {
     }
 
     #[cold]
-    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+    fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
         // Its own is among them, and empty: a worker that has joined late may not be among those who began with a share.
-        (0..participants).find_map(|step| {
-            let from = self.of((worker + 1 + step) % participants, DOWN, DOWN_RUN);
+        (0..helped).find_map(|step| {
+            let from = self.of((worker + 1 + step) % helped, DOWN, DOWN_RUN);
             let mut seen = from.load(Relaxed);
             loop {
                 let Range { start, end } = unpack_range(seen, call)?;

@@ -9,6 +9,7 @@ use super::trace;
 use crate::pool::crew::{Crew, CrewOptions};
 use crate::pool::protocol::CallMessage;
 use crate::pool::running::{Limits, Running};
+use crate::pool::schedule::Schedule;
 use crate::pool::task::{Plain, TaskRef};
 
 /// What a chunk's task returns, and so which way it goes.
@@ -157,8 +158,17 @@ fn parent(machine: &Machine) {
         machine.stage.begin(returns);
         crew.replace_dead().expect("workers start");
         let (call, count) = (crew.next_call(), returns.len());
-        let message =
-            CallMessage { call, task, count, rows: 1, len: count, blocks: Vec::new(), leaves: Vec::new(), left: None };
+        let message = CallMessage {
+            call,
+            task,
+            count,
+            rows: 1,
+            len: count,
+            blocks: Vec::new(),
+            leaves: Vec::new(),
+            left: None,
+            schedule: Schedule::Dynamic,
+        };
         let running = Running::start(&mut crew, &[], message, Limits { retries: scenario.retries, stop: None })
             .expect("the call is described");
         let settled = running.finish(&mut |_| ()).expect("no process was forked");

@@ -82,7 +82,7 @@ impl<S: System> Worker<S> {
         let mut work = Work {
             worker: self,
             message,
-            sharers: message.sharers(self.page.workers()),
+            helped: message.helped(self.page.workers()),
             writer: Writer::new(&self.page, self.index, call),
             record,
             pace: Pace::new(S::now()),
@@ -157,7 +157,7 @@ impl<S: System> Worker<S> {
 struct Work<'w, S: System> {
     worker: &'w Worker<S>,
     message: &'w CallMessage,
-    sharers: usize,
+    helped: usize,
     writer: Writer<'w, S::Memory>,
     record: &'w mut Record,
     pace: Pace,
@@ -167,7 +167,7 @@ struct Work<'w, S: System> {
 
 impl<S: System> Share for Work<'_, S> {
     fn next(&mut self) -> Option<Chunk> {
-        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
+        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.helped)?;
         let chunk = self.message.chunk_of(ticket)?;
         // What an earlier task caught itself.
         panics::forget_place();
