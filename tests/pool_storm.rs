@@ -122,16 +122,16 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
     let pool = Pool::builder().workers(3).build().unwrap();
     let mut array = SharedArray::<u64, _>::zeros(ROWS).unwrap();
     let source = SharedArray::<u64, _>::from_shape_fn(ROWS, |row| row as u64 + 1).unwrap();
-    let (over, begun) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, made) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut whole, mut slow, mut longest) = (0_u64, 0_u64, Duration::ZERO);
     let start = Instant::now();
     let mut after_a_while = None;
     let killed = thread::scope(|scope| {
-        let raging = scope.spawn(|| rage(&over, &begun));
+        let raging = scope.spawn(|| rage(&over, &made));
         // Also where a check fails.
         let storm_ends = Over(&over);
         for call in 1..=calls {
-            begun.store(call, Ordering::Relaxed);
+            made.store(call, Ordering::Relaxed);
             let begin = Instant::now();
             let outcome = pool.call().retries(retries).map(
                 (array.chunks_mut().rows(CHUNK), source.chunks(), Param(&call)),
