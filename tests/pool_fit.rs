@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ndshm::{Each, ErrorKind, Pool, WorkerOutput};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise as raise_signal};
-use workers::{PATIENCE, assert_reaped, assert_whole, signal, wait_until_gone};
+use workers::{PATIENCE, assert_reaped, assert_whole, signal, wait_until_gone, wait_until_replaced};
 
 ndshm::init_before_main!();
 
@@ -106,8 +106,7 @@ fn pinned_workers_have_places_of_their_own_and_replacements_take_them_over() {
         assert_ne!(places[0], places[1]);
     }
     signal(before[1], Signal::SIGKILL);
-    wait_until_gone(&before[1..]);
-    pool.for_each((), |(), _| ()).unwrap();
+    wait_until_replaced(&pool, &before[1..]);
     assert_whole(&pool);
     let after = pool.worker_pids();
     assert_ne!(after[1], before[1]);

@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use workers::{
     Flags, KillAtEnd, PATIENCE, assert_reaped, assert_whole, is_alive, is_raised, raise, signal, stop, tell, wait_for,
-    wait_until_gone, wait_until_stopped,
+    wait_until_gone, wait_until_replaced, wait_until_stopped,
 };
 
 ndshm::init_before_main!();
@@ -148,11 +148,7 @@ fn a_worker_that_closed_its_descriptors_and_returned_did_no_harm_and_is_replaced
             std::process::id()
         })
         .unwrap()[0];
-    let start = Instant::now();
-    while pool.worker_pids().contains(&pid) {
-        assert!(start.elapsed() < PATIENCE, "it is still there");
-        pool.for_each(Each(&[0, 1]), |_, _| ()).unwrap();
-    }
+    wait_until_replaced(&pool, &[pid]);
     assert_reaped([pid]);
     assert_whole(&pool);
 }

@@ -135,9 +135,9 @@ fn a_task_that_ends_soon_after_the_deadline_ends_in_good_order() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(!array.is_poisoned());
-    // Not only the one that ran: a parent that gets no time may let another one begin.
+    // The second one as well, unless the call was over before it began; and a parent that gets no time may let others begin.
     let done = array.read().unwrap().sum() as usize;
-    assert!((2..4).contains(&done));
+    assert!((1..4).contains(&done));
     assert_eq!(error.rows(), [done..4]);
     assert_eq!(pool.worker_pids(), pids, "nobody was killed");
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ndshm::{ErrorKind, Param, Pool, SharedArray};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use workers::{assert_whole, wait_until_gone};
+use workers::{assert_whole, wait_until_replaced};
 
 ndshm::init_before_main!();
 
@@ -157,9 +157,8 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
     });
     let took = start.elapsed();
     // The last victims may be dying yet, and are replaced once they are dead.
-    wait_until_gone(&killed[killed.len().saturating_sub(10)..]);
+    wait_until_replaced(&pool, &killed[killed.len().saturating_sub(10)..]);
     let killed = killed.len() as u64;
-    pool.for_each((), |(), _| ()).unwrap();
     assert_whole(&pool);
     let (before, after) = (after_a_while.unwrap(), holdings());
     println!(
