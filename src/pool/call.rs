@@ -201,9 +201,9 @@ impl<'p> Call<'p> {
     ///     ndshm::init();
     ///     let pool = Pool::builder().workers(1).build()?;
     ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
-    ///     let call = pool.call().deadline(Duration::from_millis(300)).grace(Duration::MAX);
+    ///     let call = pool.call().deadline(Duration::from_millis(100)).grace(Duration::MAX);
     ///     let late = call.for_each(done.chunks_mut().rows(1), |mut row, _| {
-    ///         thread::sleep(Duration::from_millis(500));
+    ///         thread::sleep(Duration::from_secs(1));
     ///         row.fill(1);
     ///     });
     ///     let error = late.unwrap_err();
