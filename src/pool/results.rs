@@ -41,6 +41,13 @@ impl Results {
         Self { slots: (0..count).map(|_| Slot::Open).collect(), bytes: Vec::new() }
     }
 
+    /// Of tasks that have returned nothing.
+    pub(super) fn of_nothing(count: usize) -> Self {
+        let mut results = Self::new(count);
+        results.set_nothing(0..count);
+        results
+    }
+
     /// Bytes for [`Returned::Here`]; to be appended to.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

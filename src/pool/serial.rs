@@ -11,13 +11,13 @@ use super::task::{Ended, Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     division: Division,
     task: TaskRef,
     stop: Option<&Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    let held = lock(plan, division, stop)?;
+    lock(plan, division, stop)?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -27,14 +27,14 @@ pub(super) fn run(
             fresh: None,
         })
         .collect();
-    let unsettled = Unsettled(&held);
+    let unsettled = Unsettled(&plan.blocks);
     let mut share = All { next: 0, division, tally: Tally::new(division), result: Vec::new(), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
-    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`, and chunks
+    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped, and chunks
     // run one after another.
     unsafe { task.run(&mut cursor, &mut share) };
     let settled = share.tally.settle();
-    unsettled.settle(&settled);
+    unsettled.settle(settled.cut_short);
     Ok(settled)
 }
 

@@ -47,25 +47,30 @@ const UP_NEWS: usize = 3;
 const ASLEEP: usize = UP + 1;
 const LINES_A_WORKER: usize = ASLEEP + 1;
 
+#[inline]
 fn pack(call: u64, small: usize) -> u64 {
     debug_assert!(call <= MAX_CALL && small as u64 <= SMALL, "what is packed was checked to fit");
     call << SMALL_BITS | small as u64
 }
 
+#[inline]
 fn unpack(word: u64) -> (u64, usize) {
     (word >> SMALL_BITS, small(word))
 }
 
+#[inline]
 fn small(word: u64) -> usize {
     usize::try_from(word & SMALL).unwrap_or(usize::MAX)
 }
 
 /// A range with the last bits of the number of the call that it belongs to.
+#[inline]
 fn pack_range(call: u64, begin: usize, end: usize) -> u64 {
     pack(pack(call & TAG, begin), end)
 }
 
 /// The range of `call` that a word holds, unless it is empty or another call's.
+#[inline]
 fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
     let (rest, end) = unpack(word);
     let (tag, begin) = unpack(rest);
@@ -73,6 +78,7 @@ fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
 }
 
 /// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
+#[inline]
 fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     // Both factors are below 2^24.
     let from = |index| tickets * index / participants.max(1);
@@ -105,16 +111,20 @@ impl<W: Words> Board<W> {
     }
 
     /// How many workers there are places for.
+    #[inline]
     pub(crate) fn workers(&self) -> usize {
         self.workers
     }
 
+    #[inline]
     fn of_all(&self, line: usize) -> &W::Word {
         self.words.word(line, 0)
     }
 
+    /// A worker that is none would have lines past the last one, which [`Words::word`] refuses.
+    #[inline]
     fn of(&self, worker: usize, line: usize, place: usize) -> &W::Word {
-        assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
+        debug_assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
         self.words.word(WORKERS + worker * LINES_A_WORKER + line, place)
     }
 
@@ -162,6 +172,7 @@ impl<W: Words> Board<W> {
 
     /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
     /// Nobody is told yet.
+    #[inline]
     pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
@@ -178,7 +189,15 @@ impl<W: Words> Board<W> {
         }
     }
 
+    /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
+    #[inline]
+    pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
+        let (done, written) = self.noted_at_the_end(worker, call);
+        written == 0 && done == Some(share(tickets, participants, worker))
+    }
+
     /// Parent: tells a worker of a call whose description is `id`, and wakes it.
+    #[inline]
     pub(crate) fn announce(&self, worker: usize, call: u64, id: u64) {
         // Relaxed: ordered by the next store.
         self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
@@ -203,6 +222,7 @@ impl<W: Words> Board<W> {
     // Calls, by a worker.
 
     /// Worker: the call that it was told of last, and the number of its description.
+    #[inline]
     pub(crate) fn announced(&self, worker: usize) -> (u64, u64) {
         // Acquire: pairs with the release in `announce`.
         let call = self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire);
@@ -215,21 +235,23 @@ impl<W: Words> Board<W> {
         (of == id).then_some(len)
     }
 
-    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what others have left of theirs.
-    /// `None` where there is none, or the call is closed.
-    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what the first `helped` workers have
+    /// left of theirs. `None` where there is none, or the call is closed.
+    #[inline]
+    pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, participants))?;
+        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, helped))?;
         // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
         // is called through a pointer.
         self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
         Some(ticket)
     }
 
+    #[inline]
     fn draw_own(&self, worker: usize, call: u64) -> Option<usize> {
         let own = self.of(worker, DOWN, DOWN_RUN);
         let mut seen = own.load(Relaxed);
@@ -243,10 +265,10 @@ impl<W: Words> Board<W> {
     }
 
     #[cold]
-    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
-        // Its own is among them, and empty: a worker that has joined late may not be among those who began with a share.
-        (0..participants).find_map(|step| {
-            let from = self.of((worker + 1 + step) % participants, DOWN, DOWN_RUN);
+    fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
+        // A worker that has joined late is not among those who began with a share; one that is knows that its own is empty.
+        (worker + 1..helped).chain(0..helped.min(worker)).find_map(|other| {
+            let from = self.of(other, DOWN, DOWN_RUN);
             let mut seen = from.load(Relaxed);
             loop {
                 let Range { start, end } = unpack_range(seen, call)?;
@@ -273,6 +295,7 @@ impl<W: Words> Board<W> {
     // Results.
 
     /// Worker: the chunks of `call` that it did one after another just now and that returned nothing.
+    #[inline]
     pub(crate) fn note_done(&self, worker: usize, call: u64, chunks: &Range<usize>) {
         // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
         self.of(worker, WORK, WORK_DONE).store(pack_range(call, chunks.start, chunks.end), Release);
@@ -294,6 +317,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: nothing of `call` is touched by it any more, and all that came of it was written or said.
+    #[inline]
     pub(super) fn note_finished(&self, worker: usize, call: u64, done: &Range<usize>, written: usize) {
         // Relaxed: ordered by the next store.
         self.of(worker, UP, UP_DONE).store(pack_range(call, done.start, done.end), Relaxed);
@@ -314,6 +338,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
+    #[inline]
     pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
         // Acquire: as in `has_finished`.
         let (_, written) = unpack(self.of(worker, UP, UP_FINISHED).load(Acquire));
@@ -331,6 +356,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: how many messages it was sent.
+    #[inline]
     pub(crate) fn mail(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_mail`.
         self.of(worker, DOWN, DOWN_MAIL).load(Acquire)
@@ -345,6 +371,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent: how many messages the worker has sent.
+    #[inline]
     pub(crate) fn said(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_said`.
         self.of(worker, UP, UP_SAID).load(Acquire)
@@ -368,23 +395,43 @@ impl<W: Words> Board<W> {
     // Sleep.
 
     /// Wakes the parent, after a change that it waits for.
+    #[inline]
     pub(crate) fn ring_parent(&self) {
         ring(self.of_all(PARENT_ASLEEP));
     }
 
     /// Wakes a worker, after a change that it waits for.
+    #[inline]
     pub(crate) fn ring_worker(&self, worker: usize) {
         ring(self.of(worker, ASLEEP, 0));
     }
 
-    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
-    pub(crate) fn wait_as_parent(&self, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
-        wait(self.of_all(PARENT_ASLEEP), spin, timeout, come);
+    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first. The time
+    /// is asked for only by who is about to sleep.
+    #[inline]
+    pub(crate) fn wait_as_parent(
+        &self,
+        spin: Duration,
+        timeout: impl FnOnce() -> Duration,
+        mut come: impl FnMut() -> bool,
+    ) {
+        if !spin_until(spin, &mut come) {
+            sleep_until(self.of_all(PARENT_ASLEEP), timeout(), come);
+        }
     }
 
-    /// Worker: as [`wait_as_parent`](Self::wait_as_parent).
-    pub(crate) fn wait_as_worker(&self, worker: usize, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
-        wait(self.of(worker, ASLEEP, 0), spin, timeout, come);
+    /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
+    #[inline]
+    pub(crate) fn wait_as_worker(
+        &self,
+        worker: usize,
+        spin: Duration,
+        timeout: Duration,
+        mut come: impl FnMut() -> bool,
+    ) {
+        if !spin_until(spin, &mut come) {
+            sleep_until(self.of(worker, ASLEEP, 0), timeout, come);
+        }
     }
 }
 
@@ -392,6 +439,7 @@ impl<W: Words> Board<W> {
 ///
 /// Whoever is killed in here has woken nobody, and the next one to ring does. A worker that was killed in its sleep leaves
 /// the word odd; then it is rung in vain until another one takes its place.
+#[inline]
 fn ring<A: Word>(asleep: &A) {
     // Who is about to sleep makes the word odd, then looks at what it waits for; who rings changes that, then looks at
     // the word. With a fence between on both sides at least one of them sees what the other did.
@@ -410,19 +458,26 @@ fn awaken<A: Word>(asleep: &A) {
     asleep.wake();
 }
 
-fn wait<A: Word>(asleep: &A, spin: Duration, timeout: Duration, mut come: impl FnMut() -> bool) {
+/// `false` where it has not come after that time.
+#[inline]
+fn spin_until(time: Duration, mut come: impl FnMut() -> bool) -> bool {
     let mut since = None;
-    while !spin.is_zero() {
+    while !time.is_zero() {
         for _ in 0..32 {
             if come() {
-                return;
+                return true;
             }
             spin_loop();
         }
-        if since.get_or_insert_with(Instant::now).elapsed() >= spin {
+        if since.get_or_insert_with(Instant::now).elapsed() >= time {
             break;
         }
     }
+    false
+}
+
+#[cold]
+fn sleep_until<A: Word>(asleep: &A, timeout: Duration, mut come: impl FnMut() -> bool) {
     // Relaxed: before the fence, see `ring`.
     let word = asleep.fetch_add(ASLEEP_BIT, Relaxed).wrapping_add(ASLEEP_BIT);
     A::fence();

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use smallvec::SmallVec;
 
 use super::{Kept, Worker, panics};
 use crate::array::Bytes;
@@ -38,6 +39,11 @@ impl Pace {
 
     fn new(now: Duration) -> Self {
         Self { rung: now, looked: now, chunks: 0, patience: 1 }
+    }
+
+    /// Where there will be but one chunk, most likely: where there is another one, the parent is told of the first.
+    fn of_one_chunk() -> Self {
+        Self::new(Duration::ZERO)
     }
 
     /// To be asked after each chunk.
@@ -78,14 +84,17 @@ impl<S: System> Worker<S> {
         message: &CallMessage,
     ) -> Result<()> {
         let blocks = self.find_blocks(message)?;
-        let lent = note_lent(self.ids_of(message));
+        // The blocks are the parent's again when it knows that this worker has finished.
+        let lent = (!blocks.is_empty()).then(|| note_lent(self.lent(message)));
+        let one_each = message.tickets() <= self.page.workers();
         let mut work = Work {
             worker: self,
             message,
-            sharers: message.sharers(self.page.workers()),
+            helped: message.helped(self.page.workers()),
             writer: Writer::new(&self.page, self.index, call),
             record,
-            pace: Pace::new(S::now()),
+            pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
+            any_ended: false,
             leaving,
             home: epoch(),
         };
@@ -95,7 +104,6 @@ impl<S: System> Worker<S> {
         // the chunks are drawn from the control page by this worker alone.
         unsafe { task.run(&mut cursor, &mut work) };
         let writer = work.writer;
-        // The blocks are the parent's again when it knows that this worker has finished.
         drop(lent);
         writer.finish();
         Ok(())
@@ -126,30 +134,36 @@ impl<S: System> Worker<S> {
         self.say(packet);
     }
 
-    fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {
+    /// What the call lends, as far as it is mapped here.
+    fn lent(&self, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
         let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
         let id = |serial| Some(self.blocks.get(serial)?.as_ref().ok()?.id);
-        call.blocks.iter().filter_map(|(serial, writable)| Some((id(serial)?, mode(*writable)))).collect()
+        call.blocks.iter().filter_map(move |(serial, writable)| Some((id(serial)?, mode(*writable))))
     }
 
-    fn find_blocks(&self, call: &CallMessage) -> Result<Vec<MappedBlock<'_>>> {
-        call.blocks
-            .iter()
-            .map(|(serial, writable)| match self.blocks.get(serial) {
-                Some(Ok(kept)) => {
-                    let mapping = &kept.mapping;
-                    let writable = *writable && mapping.access() == Access::ReadWrite;
-                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
-                }
-                Some(Err(error)) => {
-                    Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
-                }
-                None => Err(Error::new(
-                    ErrorKind::Io,
-                    "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
-                )),
-            })
-            .collect()
+    fn find_blocks(&self, call: &CallMessage) -> Result<SmallVec<[MappedBlock<'_>; 4]>> {
+        let mut found = SmallVec::new();
+        for (serial, writable) in &call.blocks {
+            found.push(self.find_block(*serial, *writable)?);
+        }
+        Ok(found)
+    }
+
+    fn find_block(&self, serial: u64, writable: bool) -> Result<MappedBlock<'_>> {
+        match self.blocks.get(&serial) {
+            Some(Ok(kept)) => {
+                let mapping = &kept.mapping;
+                let writable = writable && mapping.access() == Access::ReadWrite;
+                Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
+            }
+            Some(Err(error)) => {
+                Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
+            }
+            None => Err(Error::new(
+                ErrorKind::Io,
+                "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
+            )),
+        }
     }
 }
 
@@ -157,18 +171,26 @@ impl<S: System> Worker<S> {
 struct Work<'w, S: System> {
     worker: &'w Worker<S>,
     message: &'w CallMessage,
-    sharers: usize,
+    helped: usize,
     writer: Writer<'w, S::Memory>,
     record: &'w mut Record,
     pace: Pace,
     leaving: &'w mut Vec<Result<Kept>>,
+    /// Was a chunk run that the parent was perhaps not told of?
+    any_ended: bool,
     home: Epoch,
 }
 
 impl<S: System> Share for Work<'_, S> {
     fn next(&mut self) -> Option<Chunk> {
-        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
+        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.helped)?;
         let chunk = self.message.chunk_of(ticket)?;
+        // After the last one there is nothing to tell but the end.
+        if std::mem::replace(&mut self.any_ended, true) && self.pace.is_due(S::now) {
+            self.worker.page.note_news(self.worker.index);
+            // The call goes on for a while.
+            self.leaving.clear();
+        }
         // What an earlier task caught itself.
         panics::forget_place();
         Some(Chunk::new(chunk, self.message.division()))
@@ -188,13 +210,8 @@ impl<S: System> Share for Work<'_, S> {
         }
         let failed = ended.is_err();
         self.worker.report(&mut self.writer, chunk.index(), ended, self.record);
-        let due = self.pace.is_due(S::now);
-        if due || failed {
+        if failed {
             self.worker.page.note_news(self.worker.index);
-        }
-        if due {
-            // The call goes on for a while.
-            self.leaving.clear();
         }
     }
 }
