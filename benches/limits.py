@@ -94,7 +94,7 @@ LIMITS: list[Limit] = [
     Limit(r"attach to and write .*", r"array", "again", 1.6),
     # Small pages are faulted in one by one, or entered beforehand: nobody does that faster than the bare system calls.
     Limit(r"attach to and .*", r"array, small pages(, populated)?", "again"),
-    Limit(r"attach to and .*", r"array, small pages", "memfd", 1.3),
+    Limit(r"attach to and .*", r"array, small pages", "memfd", 1.1),
     Limit(r"attach to and .*", r"array, small pages, populated", "memfd, populated", 1.0),
 
     Limit(r"handoff of \d+ [MG]iB", r"array(, .*)?", "reading alone"),
