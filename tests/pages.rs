@@ -64,6 +64,18 @@ fn a_large_array_is_made_of_huge_pages_and_takes_what_was_asked_for() {
 }
 
 #[test]
+fn a_block_that_several_threads_make_is_huge_from_end_to_end_where_that_is_required() {
+    if no_huge_pages_here() {
+        return;
+    }
+    const LARGE: usize = 71 * MIB;
+    // Pieces of 32 MiB are made side by side.
+    let mut array = SharedArray::<u8, _>::options().huge_pages(HugePages::Require).zeros(LARGE).unwrap();
+    assert_eq!(mapped_huge_of(&array), 70 << 10);
+    assert_eq!(taken(&mut array), LARGE + 2 * 4096);
+}
+
+#[test]
 fn small_pages_are_to_be_had_and_lazy_memory_is_not_taken() {
     let mut small = SharedArray::<u8, _>::options().huge_pages(HugePages::Never).zeros(LEN).unwrap();
     assert_eq!(mapped_huge_of(&small), 0);
