@@ -283,7 +283,8 @@ impl<S: System> Crew<S> {
     fn begin_again(&mut self) {
         self.dismiss();
         self.page.begin_again();
-        self.told = Told::nothing();
+        // What is left of a call may have to be told yet.
+        self.told.on_page = false;
         self.last_call = 0;
     }
 

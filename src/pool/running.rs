@@ -685,22 +685,33 @@ mod tests {
         settled.results.decode().unwrap()
     }
 
-    #[test]
-    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
-        let mut crew = crew(2);
+    /// Runs a call in which the second worker draws a ticket and dies before its *current* word says so.
+    fn lose_a_ticket(crew: &mut Crew) -> Vec<u32> {
         let page = Arc::clone(crew.page());
-        stop(&crew, 0);
-        stop(&crew, 1);
+        stop(crew, 0);
+        stop(crew, 1);
         let mut plan = six();
-        let doubling = doubling(&crew, &mut plan);
-        let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+        let doubling = doubling(crew, &mut plan);
+        let running = Running::start(crew, &doubling, Limits::default()).unwrap();
         let call = running.round.call;
-        // The second worker draws a ticket and dies before its *current* word says so.
         assert_eq!(page.draw(1, call, 2), Some(3));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         go_on(running.crew, 0);
-        assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
+        results(running)
+    }
+
+    #[test]
+    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
+        assert_eq!(lose_a_ticket(&mut crew(2)), [0, 2, 4, 6, 8, 10]);
+    }
+
+    /// The call failed: with the numbers it was forgotten what it was about.
+    #[test]
+    fn lost_chunks_run_where_call_numbers_begin_again_in_the_middle_of_a_call() {
+        let mut crew = crew(2);
+        crew.skip_to_call(MAX_CALL - 1);
+        assert_eq!(lose_a_ticket(&mut crew), [0, 2, 4, 6, 8, 10]);
     }
 
     #[test]
