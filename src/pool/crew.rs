@@ -320,6 +320,18 @@ impl<S: System> Crew<S> {
         self.last_call = call;
     }
 
+    /// All that the next calls depend on beside the page.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> String {
+        let member = |member: &Member<S::Process>| {
+            let Member { index, process, heard, news, outcomes, .. } = member;
+            format!("{:?}", (index, process.pid, heard, news, outcomes))
+        };
+        let members: Vec<_> = self.members.iter().map(|place| place.as_ref().map(member)).collect();
+        let described = (self.told.on_page, self.told.message.call);
+        format!("{members:?} {} {} {described:?} {}", self.suspicious, self.last_call, self.incomplete)
+    }
+
     /// Is nobody missing, as far as is known?
     #[inline]
     pub(crate) fn is_whole(&self) -> bool {
