@@ -140,6 +140,7 @@ impl Mapping {
         self.len.next_multiple_of(page_size())
     }
 
+    #[inline]
     pub(crate) fn access(&self) -> Access {
         self.access
     }

@@ -80,6 +80,13 @@ fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
 /// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
 #[inline]
 fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
+    // Most calls need no division.
+    if participants == tickets {
+        return index..index + 1;
+    }
+    if participants == 1 {
+        return 0..tickets;
+    }
     // Both factors are below 2^24.
     let from = |index| tickets * index / participants.max(1);
     from(index)..from(index + 1)
@@ -244,7 +251,9 @@ impl<W: Words> Board<W> {
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, helped))?;
+        let has_others = helped > usize::from(worker < helped);
+        let stolen = || if has_others { self.steal(worker, call, helped) } else { None };
+        let ticket = self.draw_own(worker, call).or_else(stolen)?;
         // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
         // is called through a pointer.
         self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
