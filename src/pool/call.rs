@@ -165,7 +165,7 @@ impl<'p> Call<'p> {
     ///     ndshm::init();
     ///     let pool = Pool::builder().workers(2).build()?;
     ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
-    ///     let late = pool.call().deadline(Duration::from_millis(300)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
+    ///     let late = pool.call().deadline(Duration::from_secs(1)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
     ///         if chunk.index() == 0 {
     ///             thread::sleep(Duration::from_secs(3600));
     ///         }

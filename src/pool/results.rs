@@ -9,12 +9,14 @@ use super::protocol::NOTHING;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A place for each chunk.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Results {
     slots: Vec<Slot>,
     /// Most results are small: their bytes lie here, one after another.
     bytes: Vec<u8>,
 }
 
+#[cfg_attr(test, derive(Debug))]
 enum Slot {
     /// Not known yet.
     Open,
