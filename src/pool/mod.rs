@@ -27,7 +27,8 @@ mod crew;
 mod fit;
 #[cfg(test)]
 mod model;
-pub(crate) mod plan;
+pub(crate) mod numbers;
+mod plan;
 mod protocol;
 mod results;
 mod running;

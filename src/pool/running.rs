@@ -449,9 +449,9 @@ impl<'c, S: System> Running<'c, S> {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
         self.tally.note_lost_worker();
-        let drawn = self.page.last_drawn(index, self.round.call);
+        let begun = self.page.last_begun(index, self.round.call);
         let lost =
-            drawn.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
+            begun.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
         let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
         let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
@@ -617,7 +617,7 @@ mod tests {
         let call = message.call;
         let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
         // The second worker draws a ticket and dies before its *current* word says so.
-        assert_eq!(page.draw(1, call, 2), Some(3));
+        assert_eq!(page.draw(1, call, 2, 1), Some(3..4));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         go_on(running.crew, 0);

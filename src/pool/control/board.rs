@@ -215,35 +215,48 @@ impl<W: Words> Board<W> {
         (of == id).then_some(len)
     }
 
-    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what others have left of theirs.
-    /// `None` where there is none, or the call is closed.
-    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+    /// Worker: tickets of `call` for itself alone, one after another and at most so many, from its own share, or else one
+    /// from what others have left of theirs. `None` where there are none, or the call is closed.
+    ///
+    /// Each is to be [begun](Self::begin).
+    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        let ticket = self.draw_own(worker, call).or_else(|| self.steal(worker, call, participants))?;
-        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
-        // is called through a pointer.
-        self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
-        Some(ticket)
+        self.draw_own(worker, call, most).or_else(|| self.steal(worker, call, participants))
     }
 
-    fn draw_own(&self, worker: usize, call: u64) -> Option<usize> {
+    fn draw_own(&self, worker: usize, call: u64, most: usize) -> Option<Range<usize>> {
         let own = self.of(worker, DOWN, DOWN_RUN);
         let mut seen = own.load(Relaxed);
         loop {
             let Range { start, end } = unpack_range(seen, call)?;
-            match own.compare_exchange(seen, pack_range(call, start + 1, end), Relaxed) {
-                Ok(_) => return Some(start),
+            let next = start + self.words.portion(end - start, most);
+            match own.compare_exchange(seen, pack_range(call, next, end), Relaxed) {
+                Ok(_) => return Some(start..next),
                 Err(now) => seen = now,
             }
         }
     }
 
+    /// Worker: notes that it begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
+    /// begun.
+    #[inline]
+    pub(crate) fn begin(&self, worker: usize, call: u64, ticket: usize) -> bool {
+        // Relaxed: as in `draw`.
+        if self.of_all(CLOSED).load(Relaxed) == call {
+            return false;
+        }
+        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
+        // is called through a pointer.
+        self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
+        true
+    }
+
     #[cold]
-    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<usize> {
+    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<Range<usize>> {
         // Its own is among them, and empty: a worker that has joined late may not be among those who began with a share.
         (0..participants).find_map(|step| {
             let from = self.of((worker + 1 + step) % participants, DOWN, DOWN_RUN);
@@ -256,7 +269,7 @@ impl<W: Words> Board<W> {
                     Ok(_) => {
                         // Its own word is empty, and nobody changes an empty one but its worker.
                         self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, middle + 1, end), Relaxed);
-                        return Some(middle);
+                        return Some(middle..middle + 1);
                     }
                     Err(now) => seen = now,
                 }
@@ -264,8 +277,8 @@ impl<W: Words> Board<W> {
         })
     }
 
-    /// Parent, after the worker was reaped: the ticket of `call` that it drew last.
-    pub(crate) fn last_drawn(&self, worker: usize, call: u64) -> Option<usize> {
+    /// Parent, after the worker was reaped: the ticket of `call` that it began last.
+    pub(crate) fn last_begun(&self, worker: usize, call: u64) -> Option<usize> {
         let (drawn_in, ticket) = unpack(self.of(worker, WORK, WORK_CURRENT).load(Relaxed));
         if drawn_in == call { ticket.checked_sub(1) } else { None }
     }

@@ -8,16 +8,19 @@ use std::ops::Range;
 
 use super::{ControlPage, Mapped, Memory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::numbers::{Kinds, Numbers};
 use crate::pool::protocol::TaskFailure;
 
 const HEAD: usize = size_of::<u64>();
 const KIND_BITS: u32 = 2;
 const CHUNK_BITS: u32 = 24;
 
-/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one.
+/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one, or numbers follow,
+/// of which it says what they are.
 const VALUE: u64 = 0;
 const FAILURE: u64 = 1;
 const DONE: u64 = 2;
+const NUMBERS: u64 = 3;
 
 fn head(kind: u64, chunk: usize, rest: usize) -> u64 {
     ((rest as u64) << CHUNK_BITS | chunk as u64) << KIND_BITS | kind
@@ -29,20 +32,23 @@ fn parts(head: u64) -> (u64, usize, usize) {
     (head & ((1 << KIND_BITS) - 1), number(rest & ((1 << CHUNK_BITS) - 1)), number(rest >> CHUNK_BITS))
 }
 
-/// Bytes of one outcome, behind room for its head. Used again for the next one.
+/// Numbers or bytes of one outcome, behind room for its head. Used again for the next one.
 #[derive(Debug, Default)]
-pub(crate) struct Record(Vec<u8>);
+pub(crate) struct Record {
+    pub(crate) numbers: Numbers,
+    bytes: Vec<u8>,
+}
 
 impl Record {
-    /// To be appended to.
+    /// Bytes to be appended to.
     pub(crate) fn cleared(&mut self) -> &mut Vec<u8> {
-        self.0.resize(HEAD, 0);
-        &mut self.0
+        self.bytes.resize(HEAD, 0);
+        &mut self.bytes
     }
 
-    /// What was appended since it was last cleared.
+    /// What was appended since they were last cleared.
     pub(crate) fn body(&self) -> &[u8] {
-        self.0.get(HEAD..).unwrap_or_default()
+        self.bytes.get(HEAD..).unwrap_or_default()
     }
 }
 
@@ -79,7 +85,14 @@ impl<'p, M: Memory> Writer<'p, M> {
         true
     }
 
-    /// A chunk is done and returned what is in the record; `false` where there is no room for it.
+    /// A chunk is done and returned the numbers in the record; `false` where there is no room for them.
+    #[inline]
+    pub(crate) fn numbers(&mut self, chunk: usize, numbers: &mut Numbers) -> bool {
+        let kinds = numbers.kinds().bits() as usize;
+        self.append(bytemuck::cast_slice(numbers.behind(head(NUMBERS, chunk, kinds))))
+    }
+
+    /// A chunk is done and returned the bytes in the record; `false` where there is no room for them.
     pub(crate) fn value(&mut self, chunk: usize, record: &mut Record) -> bool {
         self.record(VALUE, chunk, record)
     }
@@ -89,7 +102,7 @@ impl<'p, M: Memory> Writer<'p, M> {
         self.record(FAILURE, chunk, record)
     }
 
-    fn record(&mut self, kind: u64, chunk: usize, Record(bytes): &mut Record) -> bool {
+    fn record(&mut self, kind: u64, chunk: usize, Record { bytes, .. }: &mut Record) -> bool {
         let len = bytes.len() - HEAD;
         bytes[..HEAD].copy_from_slice(&head(kind, chunk, len).to_ne_bytes());
         bytes.resize(bytes.len().next_multiple_of(HEAD), 0);
@@ -128,6 +141,8 @@ pub(crate) struct Reader {
 pub(crate) enum Entry {
     /// These chunks returned nothing.
     Nothing(Range<usize>),
+    /// A chunk returned the numbers that begin there in the buffer.
+    Numbers(usize, Kinds, usize),
     /// A chunk returned those bytes of the buffer.
     Value(usize, Range<usize>),
     Failure(usize, TaskFailure),
@@ -177,6 +192,16 @@ impl Reader {
                 let (kind, chunk, rest) = parts(u64::from_ne_bytes(*first));
                 at += HEAD;
                 let entry = match kind {
+                    NUMBERS => {
+                        let kinds = Kinds::of(rest).ok_or_else(damaged)?;
+                        let first = at;
+                        at += kinds.count() * size_of::<u64>();
+                        if at > end {
+                            return Err(damaged());
+                        }
+                        told(target, Entry::Numbers(chunk, kinds, first))?;
+                        continue;
+                    }
                     VALUE if rest <= bytes.len() => Entry::Value(chunk, at..at + rest),
                     FAILURE if rest <= bytes.len() => {
                         let failure = rmp_serde::from_slice(&bytes[..rest]);

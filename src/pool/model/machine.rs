@@ -86,6 +86,7 @@ impl Machine {
         let parent = builder.spawn(move || {
             trace::begin();
             memory::set_fences(scenario.memory != Memory::WithoutFences);
+            memory::set_portion(scenario.portion);
             let machine = Rc::new(Machine::new(scenario));
             MACHINE.set(Some(Rc::clone(&machine)));
             let threads: Vec<_> = (0..scenario.workers).map(inhabit).collect();

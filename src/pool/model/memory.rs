@@ -19,11 +19,17 @@ const EIGHT: usize = size_of::<u64>();
 
 thread_local! {
     static FENCES: Plain<bool> = const { Plain::new(true) };
+    static PORTION: Plain<usize> = const { Plain::new(1) };
 }
 
 /// Whether fences are any.
 pub(super) fn set_fences(fences: bool) {
     FENCES.set(fences);
+}
+
+/// How many tickets workers draw at a time, where there are so many.
+pub(super) fn set_portion(portion: usize) {
+    PORTION.set(portion);
 }
 
 /// A word of the checker, and who sleeps on it.
@@ -150,6 +156,10 @@ impl Words for Seen {
 
     fn word(&self, line: usize, place: usize) -> &SeenWord {
         &self.lines[line][place]
+    }
+
+    fn portion(&self, left: usize, _most: usize) -> usize {
+        PORTION.get().min(left)
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Scenario {
     pub(super) retries: u32,
     pub(super) memory: Memory,
     pub(super) news_after_each_chunk: bool,
+    /// How many tickets workers draw at a time.
+    pub(super) portion: usize,
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
     preemptions: usize,
@@ -61,6 +63,7 @@ impl Scenario {
             retries: 0,
             memory: Memory::AsOrdered,
             news_after_each_chunk: false,
+            portion: 1,
             farewell: false,
             preemptions: 0,
             deaths: Vec::new(),
@@ -80,6 +83,10 @@ impl Scenario {
 
     pub(super) fn retries(self, retries: u32) -> Self {
         Self { retries, ..self }
+    }
+
+    pub(super) fn portion(self, portion: usize) -> Self {
+        Self { portion, ..self }
     }
 
     pub(super) fn news_after_each_chunk(self) -> Self {

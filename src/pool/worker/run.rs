@@ -1,6 +1,7 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -10,11 +11,12 @@ use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::Chunk;
+use crate::pool::chunk::Division;
 use crate::pool::control::{Record, Writer};
-use crate::pool::protocol::{CallMessage, NOTHING, Packet, TaskFailure, ToParent};
+use crate::pool::numbers::Form;
+use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
-use crate::pool::task::{Ended, Share, TaskRef};
+use crate::pool::task::{Share, TaskRef};
 use crate::sys::file::FileId;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
@@ -38,6 +40,11 @@ impl Pace {
 
     fn new(now: Duration) -> Self {
         Self { rung: now, looked: now, chunks: 0, patience: 1 }
+    }
+
+    /// How many chunks are so quick that they may well be taken at a time.
+    fn patience(&self) -> usize {
+        self.patience as usize
     }
 
     /// To be asked after each chunk.
@@ -83,8 +90,8 @@ impl<S: System> Worker<S> {
             worker: self,
             message,
             sharers: message.sharers(self.page.workers()),
+            tickets: 0..0,
             writer: Writer::new(&self.page, self.index, call),
-            record,
             pace: Pace::new(S::now()),
             leaving,
             home: epoch(),
@@ -93,7 +100,7 @@ impl<S: System> Worker<S> {
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
         // the chunks are drawn from the control page by this worker alone.
-        unsafe { task.run(&mut cursor, &mut work) };
+        unsafe { task.run(&mut cursor, &mut work, record) };
         let writer = work.writer;
         // The blocks are the parent's again when it knows that this worker has finished.
         drop(lent);
@@ -101,24 +108,10 @@ impl<S: System> Worker<S> {
         Ok(())
     }
 
-    /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
-    fn report(&self, writer: &mut Writer<'_, S::Memory>, chunk: usize, ended: Ended, record: &mut Record) {
-        let outcome = match ended {
-            Ok(()) => {
-                let nothing = record.body() == NOTHING;
-                if if nothing { writer.nothing(chunk) } else { writer.value(chunk, record) } {
-                    return;
-                }
-                Ok(ByteBuf::from(record.body()))
-            }
-            Err(failure) => {
-                if rmp_serde::encode::write(record.cleared(), &failure).is_ok() && writer.failure(chunk, record) {
-                    return;
-                }
-                Err(failure)
-            }
-        };
-        let of_this = |outcome| ToParent::Outcomes { call: writer.call(), outcomes: vec![(chunk, outcome)] };
+    /// Sends an outcome that does not fit into this worker's area.
+    #[cold]
+    fn send(&self, call: u64, chunk: usize, outcome: Outcome) {
+        let of_this = |outcome| ToParent::Outcomes { call, outcomes: vec![(chunk, outcome)] };
         let packet = Packet::new(&of_this(outcome)).or_else(|error| {
             let failure = TaskFailure::Broken(format!("its result cannot be handed over: {error}"));
             Packet::new(&of_this(Err(failure)))
@@ -158,45 +151,92 @@ struct Work<'w, S: System> {
     worker: &'w Worker<S>,
     message: &'w CallMessage,
     sharers: usize,
+    /// Those that it has drawn and not begun.
+    tickets: Range<usize>,
     writer: Writer<'w, S::Memory>,
-    record: &'w mut Record,
     pace: Pace,
     leaving: &'w mut Vec<Result<Kept>>,
     home: Epoch,
 }
 
-impl<S: System> Share for Work<'_, S> {
-    fn next(&mut self) -> Option<Chunk> {
-        let ticket = self.worker.page.draw(self.worker.index, self.writer.call(), self.sharers)?;
-        let chunk = self.message.chunk_of(ticket)?;
-        // What an earlier task caught itself.
-        panics::forget_place();
-        Some(Chunk::new(chunk, self.message.division()))
-    }
-
-    fn result(&mut self) -> &mut Vec<u8> {
-        self.record.cleared()
-    }
-
-    fn end(&mut self, chunk: &Chunk, mut ended: Ended) {
+impl<S: System> Work<'_, S> {
+    /// Before anything is said of a chunk.
+    fn check_home(&self) {
         if epoch() != self.home {
             // A child that the task forked and that came back here: the worker itself will answer.
             leave();
         }
-        if let Err(TaskFailure::Panicked { place, .. }) = &mut ended {
-            *place = panics::take_place();
+    }
+
+    fn send(&self, chunk: usize, outcome: Outcome) {
+        self.worker.send(self.writer.call(), chunk, outcome);
+    }
+}
+
+impl<S: System> Share for Work<'_, S> {
+    fn division(&self) -> Division {
+        self.message.division()
+    }
+
+    fn next(&mut self) -> Option<usize> {
+        let Worker { page, index, .. } = self.worker;
+        let call = self.writer.call();
+        if self.tickets.is_empty() {
+            self.tickets = page.draw(*index, call, self.sharers, self.pace.patience())?;
         }
-        let failed = ended.is_err();
-        self.worker.report(&mut self.writer, chunk.index(), ended, self.record);
-        let due = self.pace.is_due(S::now);
-        if due || failed {
+        let ticket = self.tickets.next()?;
+        if !page.begin(*index, call, ticket) {
+            return None;
+        }
+        // What an earlier task caught itself.
+        panics::forget_place();
+        self.message.chunk_of(ticket)
+    }
+
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        self.check_home();
+        let written = match form {
+            Form::Nothing => self.writer.nothing(chunk),
+            Form::Numbers => self.writer.numbers(chunk, &mut record.numbers),
+            Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
+            Form::Bytes => self.writer.value(chunk, record),
+        };
+        if !written {
+            self.send(chunk, encoded(form, record));
+        }
+        if self.pace.is_due(S::now) {
             self.worker.page.note_news(self.worker.index);
-        }
-        if due {
             // The call goes on for a while.
             self.leaving.clear();
         }
     }
+
+    #[cold]
+    fn failed(&mut self, chunk: usize, mut failure: TaskFailure, record: &mut Record) {
+        self.check_home();
+        if let TaskFailure::Panicked { place, .. } = &mut failure {
+            *place = panics::take_place();
+        }
+        let encoded = rmp_serde::encode::write(record.cleared(), &failure);
+        if encoded.is_err() || !self.writer.failure(chunk, record) {
+            self.send(chunk, Err(failure));
+        }
+        self.worker.page.note_news(self.worker.index);
+    }
+}
+
+/// What a task returned, for a message.
+fn encoded(form: Form, record: &mut Record) -> Outcome {
+    let bytes = match form {
+        Form::Nothing => NOTHING.to_vec(),
+        Form::Numbers => {
+            let mut bytes = Vec::new();
+            record.numbers.encode_to(&mut bytes).map_err(|error| TaskFailure::Broken(error.to_string()))?;
+            bytes
+        }
+        Form::Bytes => record.body().to_vec(),
+    };
+    Ok(ByteBuf::from(bytes))
 }
 
 fn leave() -> ! {
