@@ -47,25 +47,30 @@ const UP_NEWS: usize = 3;
 const ASLEEP: usize = UP + 1;
 const LINES_A_WORKER: usize = ASLEEP + 1;
 
+#[inline]
 fn pack(call: u64, small: usize) -> u64 {
     debug_assert!(call <= MAX_CALL && small as u64 <= SMALL, "what is packed was checked to fit");
     call << SMALL_BITS | small as u64
 }
 
+#[inline]
 fn unpack(word: u64) -> (u64, usize) {
     (word >> SMALL_BITS, small(word))
 }
 
+#[inline]
 fn small(word: u64) -> usize {
     usize::try_from(word & SMALL).unwrap_or(usize::MAX)
 }
 
 /// A range with the last bits of the number of the call that it belongs to.
+#[inline]
 fn pack_range(call: u64, begin: usize, end: usize) -> u64 {
     pack(pack(call & TAG, begin), end)
 }
 
 /// The range of `call` that a word holds, unless it is empty or another call's.
+#[inline]
 fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
     let (rest, end) = unpack(word);
     let (tag, begin) = unpack(rest);
@@ -218,7 +223,7 @@ impl<W: Words> Board<W> {
     /// Worker: tickets of `call` for itself alone, one after another and at most so many, from its own share, or else one
     /// from what others have left of theirs. `None` where there are none, or the call is closed.
     ///
-    /// Each is to be [begun](Self::begin).
+    /// Each is to be [begun](Desk::begin).
     pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
@@ -241,18 +246,15 @@ impl<W: Words> Board<W> {
         }
     }
 
-    /// Worker: notes that it begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
-    /// begun.
-    #[inline]
-    pub(crate) fn begin(&self, worker: usize, call: u64, ticket: usize) -> bool {
-        // Relaxed: as in `draw`.
-        if self.of_all(CLOSED).load(Relaxed) == call {
-            return false;
+    /// Worker: the words that it needs for every chunk of `call`.
+    pub(crate) fn desk(&self, worker: usize, call: u64) -> Desk<'_, W> {
+        Desk {
+            call,
+            closed: self.of_all(CLOSED),
+            current: self.of(worker, WORK, WORK_CURRENT),
+            done: self.of(worker, WORK, WORK_DONE),
+            written: self.of(worker, WORK, WORK_WRITTEN),
         }
-        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
-        // is called through a pointer.
-        self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
-        true
     }
 
     #[cold]
@@ -285,19 +287,7 @@ impl<W: Words> Board<W> {
 
     // Results.
 
-    /// Worker: the chunks of `call` that it did one after another just now and that returned nothing.
-    pub(crate) fn note_done(&self, worker: usize, call: u64, chunks: &Range<usize>) {
-        // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
-        self.of(worker, WORK, WORK_DONE).store(pack_range(call, chunks.start, chunks.end), Release);
-    }
-
-    /// Worker: so many bytes of its outcomes of `call` are written.
-    pub(super) fn note_written(&self, worker: usize, call: u64, written: usize) {
-        // Release: as above.
-        self.of(worker, WORK, WORK_WRITTEN).store(pack(call, written), Release);
-    }
-
-    /// Parent: what [`note_done`](Self::note_done) and `note_written` have noted last.
+    /// Parent: what [`note_done`](Desk::note_done) and [`note_written`](Desk::note_written) have noted last.
     pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
         // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
@@ -398,6 +388,49 @@ impl<W: Words> Board<W> {
     /// Worker: as [`wait_as_parent`](Self::wait_as_parent).
     pub(crate) fn wait_as_worker(&self, worker: usize, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
         wait(self.of(worker, ASLEEP, 0), spin, timeout, come);
+    }
+}
+
+/// What a worker needs for every chunk of one call.
+pub(crate) struct Desk<'w, W: Words> {
+    call: u64,
+    closed: &'w W::Word,
+    current: &'w W::Word,
+    done: &'w W::Word,
+    written: &'w W::Word,
+}
+
+impl<W: Words> Desk<'_, W> {
+    pub(crate) fn call(&self) -> u64 {
+        self.call
+    }
+
+    /// Notes that the worker begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
+    /// begun.
+    #[inline]
+    pub(crate) fn begin(&self, ticket: usize) -> bool {
+        // Relaxed: as in `draw`.
+        if self.closed.load(Relaxed) == self.call {
+            return false;
+        }
+        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
+        // is called through a pointer.
+        self.current.store(pack(self.call, ticket + 1), Relaxed);
+        true
+    }
+
+    /// The chunks that it did one after another just now and that returned nothing.
+    #[inline]
+    pub(super) fn note_done(&self, chunks: &Range<usize>) {
+        // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
+        self.done.store(pack_range(self.call, chunks.start, chunks.end), Release);
+    }
+
+    /// So many bytes of its outcomes are written.
+    #[inline]
+    pub(super) fn note_written(&self, written: usize) {
+        // Release: as above.
+        self.written.store(pack(self.call, written), Release);
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::board::Desk;
 use super::{ControlPage, Mapped, Memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::numbers::{Kinds, Numbers};
@@ -53,24 +54,33 @@ impl Record {
 }
 
 /// A worker's side of one call's outcomes.
-pub(crate) struct Writer<'p, M = Mapped> {
+pub(crate) struct Writer<'p, M: Memory = Mapped> {
     page: &'p ControlPage<M>,
     worker: usize,
-    call: u64,
+    desk: Desk<'p, M>,
+    /// Where its area lies.
+    area: usize,
     written: usize,
     done: Range<usize>,
 }
 
 impl<'p, M: Memory> Writer<'p, M> {
     pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
-        Self { page, worker, call, written: 0, done: 0..0 }
+        Self { page, worker, desk: page.desk(worker, call), area: page.results_offset(worker), written: 0, done: 0..0 }
     }
 
     pub(crate) fn call(&self) -> u64 {
-        self.call
+        self.desk.call()
+    }
+
+    /// See [`Desk::begin`].
+    #[inline]
+    pub(crate) fn begin(&self, ticket: usize) -> bool {
+        self.desk.begin(ticket)
     }
 
     /// A chunk is done and returned nothing; `false` where there is no room to say so.
+    #[inline]
     pub(crate) fn nothing(&mut self, chunk: usize) -> bool {
         if self.done.end == chunk && !self.done.is_empty() {
             self.done.end += 1;
@@ -81,7 +91,7 @@ impl<'p, M: Memory> Writer<'p, M> {
             }
             self.done = chunk..chunk + 1;
         }
-        self.page.note_done(self.worker, self.call, &self.done);
+        self.desk.note_done(&self.done);
         true
     }
 
@@ -116,15 +126,15 @@ impl<'p, M: Memory> Writer<'p, M> {
         if bytes.len() > M::RESULTS_LEN - self.written {
             return false;
         }
-        self.page.memory().copy_in(self.page.results_offset(self.worker) + self.written, bytes);
+        self.page.memory().copy_in(self.area + self.written, bytes);
         self.written += bytes.len();
-        self.page.note_written(self.worker, self.call, self.written);
+        self.desk.note_written(self.written);
         true
     }
 
     /// The call is over for this worker: nothing of it is touched any more.
     pub(crate) fn finish(self) {
-        self.page.note_finished(self.worker, self.call, &self.done, self.written);
+        self.page.note_finished(self.worker, self.desk.call(), &self.done, self.written);
     }
 }
 

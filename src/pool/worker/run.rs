@@ -185,7 +185,7 @@ impl<S: System> Share for Work<'_, S> {
             self.tickets = page.draw(*index, call, self.sharers, self.pace.patience())?;
         }
         let ticket = self.tickets.next()?;
-        if !page.begin(*index, call, ticket) {
+        if !self.writer.begin(ticket) {
             return None;
         }
         // What an earlier task caught itself.
