@@ -1,6 +1,7 @@
 """What each measurement is held against."""
 
 import re
+from statistics import median
 from typing import NamedTuple, Optional
 
 from results import Groups, Measured, times
@@ -17,6 +18,9 @@ class Limit(NamedTuple):
 
     def shown(self, ratio: float) -> str:
         return times(ratio)
+
+    def range_shown(self, low: float, high: float) -> str:
+        return f"{times(low)} to {times(high)}"
 
     def within(self, ratio: float) -> bool:
         return self.budget is None or ratio <= self.budget
@@ -35,6 +39,12 @@ class Rival(Limit):
 
     def shown(self, ratio: float) -> str:
         return f"{times(1 / ratio)} ahead" if ratio < 1 else f"{times(ratio)} behind"
+
+    def range_shown(self, low: float, high: float) -> str:
+        if low < 1 <= high:
+            return f"{self.shown(low)} to {self.shown(high)}"
+        slow, fast = (high, low) if high < 1 else (low, high)
+        return f"{self.shown(slow).split()[0]} to {self.shown(fast).split()[0]}"
 
     def within(self, ratio: float) -> bool:
         return self.budget is None or ratio * self.budget <= 1
@@ -151,9 +161,44 @@ def rows_of(group: str, functions: dict[str, Measured]) -> list[Row]:
     return rows
 
 
-def find(groups: Groups, group: str, subject: str, against: str) -> Optional[Row]:
-    """The row of one comparison; None where it was not measured."""
-    for row in rows_of(group, groups.get(group, {})):
-        if (row.subject, row.against) == (subject, against):
-            return row
-    return None
+class Repeated(NamedTuple):
+    """One comparison, made in several runs. A ratio is always one of a single run."""
+
+    rows: list[Row]
+
+    @property
+    def limit(self) -> Limit:
+        return self.rows[0].limit
+
+    @property
+    def against(self) -> str:
+        return self.rows[0].against
+
+    @property
+    def ours(self) -> float:
+        return median(row.measured.median for row in self.rows)
+
+    @property
+    def theirs(self) -> float:
+        return median(row.limit_measured.median for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        return median(row.median for row in self.rows)
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """The lowest and the highest of all runs."""
+        ratios = [row.median for row in self.rows]
+        return min(ratios), max(ratios)
+
+
+def find(runs: list[Groups], group: str, subject: str, against: str) -> Optional[Repeated]:
+    """One comparison; None where it was not measured."""
+    rows = [
+        row
+        for groups in runs
+        for row in rows_of(group, groups.get(group, {}))
+        if (row.subject, row.against) == (subject, against)
+    ]
+    return Repeated(rows) if rows else None

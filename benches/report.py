@@ -1,30 +1,32 @@
 #!/usr/bin/env python3
 """Writes what was measured into the README: its table, between the markers there, and benches/chart.svg.
 
-    benches/report.py              from the results that are there
-    benches/report.py --measure    measures everything first: about eight minutes, with the machine to itself
+    benches/report.py                from the runs that were measured so, or else from what `cargo bench` has measured last
+    benches/report.py --measure      measures everything first: about eight minutes, with the machine to itself
+    benches/report.py --measure 3    the same three times, one after the other; ratios are medians then, with their range
 """
 
+import argparse
 import os
 import platform
 import re
-import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from chart import Bar, Panel, svg
 from limits import find
-from results import ROOT, Groups, duration, measured, python_results, target_dir, times
+from results import ROOT, Groups, Measured, duration, forget_last, forget_runs, keep_run, measured_runs, times
 
 README = ROOT / "README.md"
 CHART = ROOT / "benches" / "chart.svg"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
-# In this order: a benchmark and the filter for what stands in the report, then what Python takes for the same.
+# In this order: a benchmark, the filter for what stands in the report, and its settings; then what Python takes for the same.
 BENCHES = [
-    ("handoff", ""), ("memory", "create and fill|attach to and"), ("compute", ""), ("lock", ""),
-    ("pool", "^call|4096 chunks in place|^kernel|start$"), ("list", "list_[gs]et"),
+    ("handoff", "", {}), ("memory", "create and fill|attach to and", {}), ("compute", "", {}), ("lock", "", {}),
+    ("pool", "^call|4096 chunks in place|^kernel|start$", {}), ("list", "list_[gs]et", {}),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
@@ -68,33 +70,49 @@ WORDS = {
 KERNELS = ["saxpy", "5-point stencil", "reduction", "row-wise sort"]
 
 
-def measure() -> None:
+def measure(runs: int) -> None:
     # Built first, so that no compiler is at work beside a measurement.
     cargo = ["cargo", "bench", "--quiet"]
-    names = [argument for bench, _ in BENCHES for argument in ("--bench", bench)]
+    names = [argument for bench, _, _ in BENCHES for argument in ("--bench", bench)]
     subprocess.run([*cargo, "--no-run", *names], cwd=ROOT, check=True)
-    # Nothing of an earlier version is to stand beside what is measured now.
-    shutil.rmtree(target_dir() / "criterion", ignore_errors=True)
-    python_results().unlink(missing_ok=True)
-    for bench, wanted in BENCHES:
-        subprocess.run([*cargo, "--bench", bench, "--", wanted], cwd=ROOT, check=True)
-    for script in SCRIPTS:
-        subprocess.run([sys.executable, ROOT / "benches" / script], cwd=ROOT, check=True)
+    forget_runs()
+    for number in range(runs):
+        forget_last()
+        for bench, wanted, settings in BENCHES:
+            subprocess.run([*cargo, "--bench", bench, "--", wanted], cwd=ROOT, check=True, env={**os.environ, **settings})
+        for script in SCRIPTS:
+            subprocess.run([sys.executable, ROOT / "benches" / script], cwd=ROOT, check=True)
+        keep_run(number)
 
 
-def ratios(groups: Groups) -> str:
+def ratios(runs: list[Groups]) -> str:
     lines = ["| what | time | beside | time | ratio | budget |", "|---|---|---|---|---|---|"]
     for what, group, subject, rivals in ROWS:
-        found = [row for rival in rivals if (row := find(groups, group, subject, rival))]
+        found = [row for rival in rivals if (row := find(runs, group, subject, rival))]
         for index, row in enumerate(found):
-            ours = [what, duration(row.measured.median)] if index == 0 else ["", ""]
+            ours = [what, duration(row.ours)] if index == 0 else ["", ""]
             # By the medians, which are what is shown.
-            verdict = {"over": "missed", "within": ""}.get(said := row.limit.verdict(row.median), said)
+            verdict = {"over": "missed", "within": ""}.get(said := row.limit.verdict(row.ratio), said)
             budget = ", ".join(filter(None, [row.limit.budget_shown(), verdict]))
-            ratio = f"**{row.limit.shown(row.median)}**"
-            beside = [WORDS.get(row.against, row.against), duration(row.limit_measured.median)]
+            ratio = f"**{row.limit.shown(row.ratio)}**"
+            if len(row.rows) > 1:
+                ratio += f" ({row.limit.range_shown(*row.between)})"
+            beside = [WORDS.get(row.against, row.against), duration(row.theirs)]
             lines.append("| " + " | ".join([*ours, *beside, ratio, budget]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def medians(runs: list[Groups]) -> Groups:
+    """For drawing: the median of all runs of each measurement."""
+    return {
+        group: {
+            name: Measured(*(statistics.median(values) for values in zip(*(
+                run[group][name] for run in runs if name in run.get(group, {})
+            ))))
+            for name in functions
+        }
+        for group, functions in runs[-1].items()
+    }
 
 
 def machine() -> str:
@@ -152,10 +170,14 @@ def kernel_bars(kernel: str, functions) -> list[Bar]:
 
 
 def main() -> int:
-    if "--measure" in sys.argv[1:]:
-        measure()
-    groups = measured()
-    if not groups:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", type=int, nargs="?", const=1, metavar="RUNS", help="measure first, so often (default: once)")
+    if (arguments := parser.parse_args()).measure is not None:
+        if arguments.measure < 1:
+            parser.error("--measure takes a number of runs, at least 1")
+        measure(arguments.measure)
+    runs = measured_runs()
+    if not runs:
         print("nothing was measured: run this with --measure, or `cargo bench`, first", file=sys.stderr)
         return 1
     text = README.read_text()
@@ -164,9 +186,10 @@ def main() -> int:
         return 1
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    section = f"{ratios(groups)}\nMeasured on: {machine()}.\n"
+    repeated = f" Medians of {len(runs)} runs of everything, and the range of their ratios." if len(runs) > 1 else ""
+    section = f"{ratios(runs)}\nMeasured on: {machine()}.{repeated}\n"
     README.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
-    CHART.write_text(chart(groups))
+    CHART.write_text(chart(medians(runs)))
     return 0
 
 

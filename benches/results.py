@@ -1,7 +1,8 @@
-"""What was measured last: criterion's results and those of the Python scripts beside it, and how numbers are printed."""
+"""What was measured: criterion's results and those of the Python scripts beside it, and how numbers are printed."""
 
 import json
 import os
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -26,11 +27,43 @@ def target_dir() -> Path:
 
 
 def measured() -> Groups:
+    """What was measured last."""
     found = [*of_criterion(), *of_python()]
     groups: Groups = {}
     for _, group, function, result in sorted(found, key=lambda entry: entry[0]):
         groups.setdefault(group, {})[function] = result
     return groups
+
+
+def runs_dir() -> Path:
+    return target_dir() / "bench-runs"
+
+
+def forget_last() -> None:
+    """Nothing of an earlier version is to stand beside what is measured next."""
+    shutil.rmtree(target_dir() / "criterion", ignore_errors=True)
+    python_results().unlink(missing_ok=True)
+
+
+def forget_runs() -> None:
+    shutil.rmtree(runs_dir(), ignore_errors=True)
+
+
+def keep_run(number: int) -> None:
+    """Puts what was measured last aside, as a whole run of everything."""
+    runs_dir().mkdir(parents=True, exist_ok=True)
+    (runs_dir() / f"{number}.json").write_text(json.dumps(measured(), indent=1))
+
+
+def measured_runs() -> list[Groups]:
+    """The runs that were put aside; where there are none, what was measured last is the only one."""
+    runs = [json.loads(path.read_text()) for path in sorted(runs_dir().glob("*.json"))]
+    if not runs:
+        return [groups] if (groups := measured()) else []
+    return [
+        {group: {name: Measured(*result) for name, result in functions.items()} for group, functions in run.items()}
+        for run in runs
+    ]
 
 
 def of_criterion():

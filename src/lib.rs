@@ -100,7 +100,7 @@ pub use manager::{
 pub use memory::{
     HugePages, Limit, Pruned, PrunedBlock, Reserve, SharedMemory, SharedMemoryOptions, limits, prunable, prune, spare,
 };
-pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress};
+pub use pool::{Args, Call, CancelToken, Chunk, Each, Param, Pool, PoolBuilder, Progress, Schedule};
 pub use start::init::{__init_before_main, init};
 pub use start::output::WorkerOutput;
 

@@ -243,7 +243,8 @@ fn named_arrays_and_files_come_back_as_they_were() {
         let start = Instant::now();
         let failed = array.freeze().unwrap_err();
         assert_eq!(failed.error().kind(), ErrorKind::Unsupported, "{what}: {failed}");
-        assert!(start.elapsed() < Duration::from_millis(500), "{what}: nothing to wait for");
+        // Who waits, waits for 2 seconds.
+        assert!(start.elapsed() < Duration::from_millis(1900), "{what}: nothing to wait for");
         let mut array = failed.into_array().unwrap();
         array.write().unwrap()[1] = 6;
         assert_eq!(*array.read().unwrap(), array![5, 6, 5], "{what}");

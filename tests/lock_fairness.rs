@@ -145,10 +145,12 @@ fn a_thread_that_reads_may_read_again_while_a_writer_waits() {
     other.expect("attached");
     let guard = array.read().unwrap();
     other.tell("write");
+    // Another thread lets it pass once it waits.
+    let try_there = || thread::scope(|scope| scope.spawn(|| array.try_read().map(drop)).join().unwrap());
+    assert!(wait_until(LONG, || try_there().is_err()), "the writer does not wait");
     assert!(other.is_silent_for(MOMENT));
     // The writer waits for this thread, which must not wait for the writer.
     drop((array.read().unwrap(), again.read().unwrap()));
-    // Another thread lets it pass.
     thread::scope(|scope| {
         scope.spawn(|| assert_would_block(array.try_read()));
         scope.spawn(|| assert_would_block(again.read_timeout(MOMENT)));

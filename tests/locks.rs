@@ -16,6 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::RwLock;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -135,14 +136,14 @@ fn a_timeout_ends_with_the_lock_where_it_comes_free_in_time() {
     other.expect("attached");
     for _ in 0..2 {
         assert!(other.ask("write").starts_with("writing"));
+        let start = Instant::now();
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(MOMENT);
                 assert_eq!(other.ask("unlock"), "unlocked");
             });
-            let start = Instant::now();
             drop(array.write_timeout(LONG).unwrap());
-            assert!(start.elapsed() >= MOMENT / 2 && start.elapsed() < LONG);
+            assert!(start.elapsed() >= MOMENT && start.elapsed() < LONG);
         });
         assert!(other.ask("write").starts_with("writing"));
         thread::scope(|scope| {
@@ -221,15 +222,20 @@ fn two_handles_of_one_process_exclude_each_other_across_threads() {
             }
         };
         let mut guard = first.write().unwrap();
+        let (asking, asked) = channel();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| {
+            let second = &mut second;
+            let waiting = scope.spawn(move || {
                 assert_would_block(second.try_read());
                 assert_would_block(second.try_write());
                 assert_would_block(second.read_timeout(MOMENT));
                 assert_would_block(second.write_timeout(MOMENT));
+                asking.send(()).unwrap();
                 second.write().unwrap()[0]
             });
-            thread::sleep(4 * MOMENT);
+            // Fails where the thread has panicked, which is told when it is joined.
+            let _ = asked.recv();
+            thread::sleep(MOMENT);
             assert!(!waiting.is_finished(), "{kind}");
             guard[0] = 5;
             drop(guard);

@@ -18,13 +18,15 @@ use workers::{Flags, PATIENCE, assert_whole, raise, wait_for};
 
 ndshm::init_before_main!();
 
+const SHORTLY: Duration = Duration::from_millis(100);
+
 fn interrupt() {
     // To the process, as a terminal does it.
     kill(Pid::this(), Signal::SIGINT).unwrap();
 }
 
-/// Has two workers stuck in a call that Ctrl-C ends, and presses it `times` times meanwhile.
-fn interrupted_call(pool: &Pool, flags: &PathBuf, times: u32) -> ndshm::Result<()> {
+/// Has two workers stuck in a call that Ctrl-C ends after a while, and presses it `times` times meanwhile.
+fn interrupted_call(pool: &Pool, flags: &PathBuf, times: u32, grace: Duration) -> ndshm::Result<()> {
     thread::scope(|scope| {
         scope.spawn(|| {
             wait_for(flags, "0");
@@ -34,7 +36,7 @@ fn interrupted_call(pool: &Pool, flags: &PathBuf, times: u32) -> ndshm::Result<(
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        let call = pool.call().cancel_on_ctrl_c();
+        let call = pool.call().cancel_on_ctrl_c().grace(grace);
         call.for_each((Each(&[0, 1]), Param(flags)), |(_, flags), chunk| {
             raise(&flags, &chunk.index().to_string());
             thread::sleep(3 * PATIENCE);
@@ -58,7 +60,7 @@ fn it_cancels_a_call_and_ends_the_program_afterwards() {
     }
     let pool = two();
     for _ in 0..2 {
-        let error = interrupted_call(&pool, &Flags::new().path(), 1).unwrap_err();
+        let error = interrupted_call(&pool, &Flags::new().path(), 1, SHORTLY).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(error.rows(), std::slice::from_ref(&(0..2)));
         assert!(error.to_string().starts_with("the call was cancelled by Ctrl-C"), "{error}");
@@ -80,7 +82,8 @@ fn the_second_one_in_a_call_ends_the_program_at_once() {
         return;
     }
     let pool = two();
-    drop(interrupted_call(&pool, &Flags::new().path(), 20));
+    // The call itself would not end before the second one, however late that comes.
+    drop(interrupted_call(&pool, &Flags::new().path(), 20, PATIENCE));
     println!("it came back");
 }
 
@@ -144,7 +147,7 @@ fn a_handler_of_the_program_is_called_as_ever_and_stays() {
     // SAFETY: the handler counts, nothing else.
     unsafe { sigaction(Signal::SIGINT, &action) }.unwrap();
     let pool = two();
-    assert_eq!(interrupted_call(&pool, &Flags::new().path(), 2).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(interrupted_call(&pool, &Flags::new().path(), 2, SHORTLY).unwrap_err().kind(), ErrorKind::Cancelled);
     // Signals that come together count once.
     let handled = HANDLED.load(Ordering::Relaxed);
     assert!((1..=2).contains(&handled));

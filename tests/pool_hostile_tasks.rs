@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use ndarray::{ArrayViewMut1, Ix1};
 use ndshm::{Chunk, Each, ErrorKind, Param, Pool, SharedArray, SharedMemory};
-use nix::sys::signal::{Signal, raise as raise_signal};
+use nix::sys::signal::{Signal, kill, raise as raise_signal};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork};
 use workers::{
     Flags, KillAtEnd, PATIENCE, assert_reaped, assert_whole, is_alive, is_raised, raise, signal, stop, tell, wait_for,
-    wait_until_gone, wait_until_stopped,
+    wait_until_gone, wait_until_replaced, wait_until_stopped,
 };
 
 ndshm::init_before_main!();
@@ -109,8 +109,10 @@ fn a_worker_that_closes_its_descriptors_and_computes_on_is_ended_before_the_call
     let error = pool
         .for_each((array.chunks_mut().rows(1), Param(&flags.path())), |(mut rows, flags), chunk| {
             if chunk.index() == 1 {
+                raise(&flags, "the other one has begun");
                 return;
             }
+            wait_for(&flags, "the other one has begun");
             tell(&flags, "pid", &std::process::id().to_string());
             for fd in 0..256 {
                 // SAFETY: none. The test is about a task that does this.
@@ -146,11 +148,7 @@ fn a_worker_that_closed_its_descriptors_and_returned_did_no_harm_and_is_replaced
             std::process::id()
         })
         .unwrap()[0];
-    let start = Instant::now();
-    while pool.worker_pids().contains(&pid) {
-        assert!(start.elapsed() < PATIENCE, "it is still there");
-        pool.for_each(Each(&[0, 1]), |_, _| ()).unwrap();
-    }
+    wait_until_replaced(&pool, &[pid]);
     assert_reaped([pid]);
     assert_whole(&pool);
 }
@@ -232,7 +230,7 @@ fn a_child_that_a_task_forks_has_no_array() {
         .map(array.chunks_mut(), |mut rows, _| {
             let rows = rows.as_mut_ptr();
             let child = fork_child(|| write_to(rows));
-            match waitpid(nix::unistd::Pid::from_raw(child.cast_signed()), None) {
+            match waitpid(Pid::from_raw(child.cast_signed()), None) {
                 Ok(WaitStatus::Signaled(_, signal, _)) => signal as i32,
                 other => panic!("{other:?}"),
             }
@@ -485,7 +483,8 @@ fn a_call_whose_workers_all_die_before_they_begin_ends() {
     let start = Instant::now();
     let (outcome, pool) = loop {
         for pid in welcomed_workers() {
-            signal(pid, Signal::SIGKILL);
+            // One that was killed before may have been reaped meanwhile.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
         match ended.recv_timeout(Duration::from_millis(2)) {
             Ok(ended) => break ended,

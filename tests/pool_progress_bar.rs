@@ -4,6 +4,7 @@
 
 mod reexec;
 
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -56,7 +57,9 @@ fn it_tells_of_lost_workers() {
                 raise(Signal::SIGKILL).unwrap();
             }
             // Both have a part in it.
-            thread::sleep(Duration::from_millis(10));
+            while Path::new("/proc").join(unlucky.to_string()).exists() {
+                thread::sleep(Duration::from_millis(1));
+            }
             chunk.index()
         });
         return assert!(counted.unwrap().into_iter().eq(0..40));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ndshm::{ErrorKind, Param, Pool, SharedArray};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use workers::assert_whole;
+use workers::{assert_whole, wait_until_replaced};
 
 ndshm::init_before_main!();
 
@@ -48,9 +48,18 @@ impl Dice {
     }
 }
 
-/// Kills workers, one every few milliseconds, until it is told to stop; counts its victims.
-fn rage(over: &AtomicBool, killed: &AtomicU64) {
+/// Does the worker have the page that it is sent when it is welcomed?
+fn is_there(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains("/memfd:"))
+}
+
+/// Kills workers, one every few milliseconds, until it is told to stop; gives its victims. While one call lasts it kills no
+/// more than two that are still starting: a pool gives up on a place where four in a row were killed, which a machine that
+/// is busy with something else would come to, since they take their time there.
+fn rage(over: &AtomicBool, calls: &AtomicU64) -> Vec<u32> {
     let mut dice = Dice(42);
+    let mut killed = Vec::new();
+    let (mut call, mut unborn) = (0, 0);
     while !over.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_micros(500 + dice.roll(4_000)));
         let workers = workers();
@@ -58,11 +67,22 @@ fn rage(over: &AtomicBool, killed: &AtomicU64) {
             continue;
         }
         let victim = workers[usize::try_from(dice.roll(workers.len() as u64)).unwrap()];
+        let now = calls.load(Ordering::Relaxed);
+        if call != now {
+            (call, unborn) = (now, 0);
+        }
+        if !is_there(victim) {
+            unborn += 1;
+            if unborn > 2 {
+                continue;
+            }
+        }
         // Reaped meanwhile, it is nobody's id yet: the kernel counts on before it gives one out again.
         if kill(Pid::from_raw(victim), Signal::SIGKILL).is_ok() {
-            killed.fetch_add(1, Ordering::Relaxed);
+            killed.push(victim.cast_unsigned());
         }
     }
+    killed
 }
 
 /// What must not grow.
@@ -77,8 +97,9 @@ struct Holdings {
 
 fn holdings() -> Holdings {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
+    // A thread that has just ended may be listed, and be gone.
     let children: String =
-        tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect();
+        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok()).collect();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     Holdings {
@@ -101,15 +122,16 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
     let pool = Pool::builder().workers(3).build().unwrap();
     let mut array = SharedArray::<u64, _>::zeros(ROWS).unwrap();
     let source = SharedArray::<u64, _>::from_shape_fn(ROWS, |row| row as u64 + 1).unwrap();
-    let (over, killed) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, made) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut whole, mut slow, mut longest) = (0_u64, 0_u64, Duration::ZERO);
     let start = Instant::now();
     let mut after_a_while = None;
-    thread::scope(|scope| {
-        scope.spawn(|| rage(&over, &killed));
+    let killed = thread::scope(|scope| {
+        let raging = scope.spawn(|| rage(&over, &made));
         // Also where a check fails.
-        let _over = Over(&over);
+        let storm_ends = Over(&over);
         for call in 1..=calls {
+            made.store(call, Ordering::Relaxed);
             let begin = Instant::now();
             let outcome = pool.call().retries(retries).map(
                 (array.chunks_mut().rows(CHUNK), source.chunks(), Param(&call)),
@@ -130,12 +152,13 @@ fn storm(retries: u32, check: impl Fn(u64, ndshm::Result<Vec<usize>>, &mut Share
                 after_a_while = Some(holdings());
             }
         }
+        drop(storm_ends);
+        raging.join().unwrap()
     });
     let took = start.elapsed();
-    let killed = killed.into_inner();
-    // The last victim may be dying yet, and is replaced once it is dead.
-    thread::sleep(Duration::from_millis(200));
-    pool.for_each((), |(), _| ()).unwrap();
+    // The last victims may be dying yet, and are replaced once they are dead.
+    wait_until_replaced(&pool, &killed[killed.len().saturating_sub(10)..]);
+    let killed = killed.len() as u64;
     assert_whole(&pool);
     let (before, after) = (after_a_while.unwrap(), holdings());
     println!(

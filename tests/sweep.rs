@@ -10,7 +10,6 @@ mod reexec;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ledgers::{ledgers, names_of, path};
@@ -203,7 +202,8 @@ fn a_child_that_was_forked_neither_saves_nor_takes_its_parent_s_blocks() {
     assert_eq!(shm_names(), ["the-child-s"]);
     assert_eq!(ledgers().len(), 1);
     fs::write(path("go"), "").unwrap();
-    let gone = || !Path::new(&format!("/proc/{child}")).exists() || !path("the-child-s").exists();
+    // Nobody may be there to reap it. Before its end it has removed its block, and perhaps not yet its ledger.
+    let gone = || fs::read_to_string(format!("/proc/{child}/stat")).map_or(true, |stat| stat.contains(") Z "));
     let end = Instant::now() + Duration::from_secs(20);
     while !gone() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));

@@ -113,7 +113,7 @@ impl Core {
             epoch: epoch(),
             writing: AtomicBool::new(false),
             panicking: std::thread::panicking(),
-            _locked: locked,
+            locked,
         })
     }
 
@@ -193,10 +193,15 @@ pub(crate) struct Held<'a> {
     writing: AtomicBool,
     panicking: bool,
     // Dropped after `Drop::drop` ran, so the mark is gone before the lock is.
-    _locked: Locked<'a>,
+    locked: Locked<'a>,
 }
 
 impl Held<'_> {
+    /// The access of the description that the kernel's lock is on; none for a private block.
+    pub(crate) fn kernel(&self) -> Option<Access> {
+        self.locked.kernel()
+    }
+
     /// The mark stays when the lock goes: the next one is told that the elements may be half written.
     pub(crate) fn poison(&self) {
         self.writing.store(false, Ordering::Relaxed);

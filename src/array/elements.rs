@@ -172,13 +172,12 @@ impl<T: Pod, D: Dimension> Elements<T, D> {
     /// # Panics
     /// Where the array has no such axis.
     pub(crate) unsafe fn rows<'a>(&self, axis: Axis, range: Range<usize>) -> ArrayView<'a, T, D> {
-        let raw = match self.part(axis, &range) {
-            Some(part) => part.raw(),
-            None => {
-                let mut raw = self.raw();
-                raw.slice_axis_inplace(axis, self.clip(axis, &range));
-                raw
-            }
+        let raw = if let Some(part) = self.part(axis, &range) {
+            part.raw()
+        } else {
+            let mut raw = self.raw();
+            raw.slice_axis_inplace(axis, self.clip(axis, &range));
+            raw
         };
         // SAFETY: slicing keeps within the bounds; the rest as in `view`.
         unsafe { raw.deref_into_view() }
@@ -192,13 +191,12 @@ impl<T: Pod, D: Dimension> Elements<T, D> {
     /// # Panics
     /// Where the array has no such axis.
     pub(crate) unsafe fn rows_mut<'a>(&self, axis: Axis, range: Range<usize>) -> ArrayViewMut<'a, T, D> {
-        let raw = match self.part(axis, &range) {
-            Some(part) => part.raw_mut(),
-            None => {
-                let mut raw = self.raw_mut();
-                raw.slice_axis_inplace(axis, self.clip(axis, &range));
-                raw
-            }
+        let raw = if let Some(part) = self.part(axis, &range) {
+            part.raw_mut()
+        } else {
+            let mut raw = self.raw_mut();
+            raw.slice_axis_inplace(axis, self.clip(axis, &range));
+            raw
         };
         // SAFETY: as in `rows`; a raw view was sliced, so no reference to elements outside the range ever existed.
         unsafe { raw.deref_into_view_mut() }
@@ -213,13 +211,13 @@ impl<T: Pod, D: Dimension> Elements<T, D> {
             return None;
         }
         let mut dim = self.dim.clone();
-        let axes = dim.slice_mut();
-        let len = axes[last];
-        let end = range.end.min(len);
+        let lengths = dim.slice_mut();
+        let end = range.end.min(lengths[last]);
         let begin = range.start.min(end);
-        // One row; 1 where there is no element, whose number then does not matter.
-        let row = axes.iter().enumerate().filter(|&(axis, _)| axis != last).map(|(_, &len)| len).product::<usize>();
-        axes[last] = end - begin;
+        // Elements a row. No overflow, as the product of what is not 0 does not.
+        lengths[last] = 1;
+        let row: usize = lengths.iter().product();
+        lengths[last] = end - begin;
         // SAFETY: `begin` rows are within the elements, which are within the bytes by the invariant.
         let start = unsafe { self.start.add(begin * row) };
         // The invariant: the elements are some of those of `self`, and no axis is longer.

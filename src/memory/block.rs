@@ -14,7 +14,6 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +21,7 @@ use crate::sys::file::{self, FileId};
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::map::Access;
+use crate::sys::thread_id::{self, ThreadId};
 
 /// How long a reader that lets a writer of another process pass waits before it looks again.
 const GATE_PAUSE: Duration = Duration::from_millis(1);
@@ -88,6 +88,13 @@ struct Holder {
     thread: ThreadId,
     mode: Mode,
     via: Via,
+}
+
+/// What a holder knows of its lock.
+struct Granted {
+    thread: ThreadId,
+    /// See [`Locked::kernel`].
+    kernel: Option<Access>,
 }
 
 /// Which description the kernel's lock is on.
@@ -178,12 +185,11 @@ impl Block {
     }
 
     /// Somebody is lent the block and has to be told when it goes.
-    pub(crate) fn add_borrower(&self, borrower: &Arc<impl Borrower + 'static>) {
-        let borrower: Weak<dyn Borrower> = Arc::downgrade(borrower) as Weak<dyn Borrower>;
+    pub(crate) fn add_borrower(&self, borrower: &Weak<dyn Borrower>) {
         let mut borrowers = locked(&self.borrowers);
         borrowers.retain(|known| known.strong_count() > 0);
-        if !borrowers.iter().any(|known| Weak::ptr_eq(known, &borrower)) {
-            borrowers.push(borrower);
+        if !borrowers.iter().any(|known| Weak::ptr_eq(known, borrower)) {
+            borrowers.push(Weak::clone(borrower));
         }
     }
 
@@ -274,10 +280,10 @@ impl Block {
         Ok(())
     }
 
-    /// Waits until `mode` can be granted and notes the holder. `Ok(false)` where the wait is over before.
-    fn acquire(&self, handle: u64, mode: Mode, wait: Wait<'_>, via: Via) -> Result<bool> {
+    /// Waits until `mode` can be granted and notes the holder. `Ok(None)` where the wait is over before.
+    fn acquire(&self, handle: u64, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Granted>> {
         self.check_process()?;
-        let thread = std::thread::current().id();
+        let thread = thread_id::current();
         let mut local = locked(&self.local);
         if local.holders.iter().any(|h| h.thread == thread && (h.mode == Mode::Exclusive || mode == Mode::Exclusive)) {
             return Err(Error::new(
@@ -285,8 +291,7 @@ impl Block {
                 "this thread holds a guard of the same block, and waiting for itself would never end; drop the guard first",
             ));
         }
-        let conflicts = |lent: Mode| lent == Mode::Exclusive || mode == Mode::Exclusive;
-        if locked(&LENT).iter().any(|&(id, lent)| id == self.id && conflicts(lent)) {
+        if is_lent(self.id, mode) {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
                 "the call that this task belongs to was lent the same block, and waiting for its end here would never end; \
@@ -315,7 +320,7 @@ impl Block {
             if timed_out && wait.left().is_some_and(|left| left.is_zero()) {
                 local.writers_waiting -= usize::from(queued);
                 self.wake(local);
-                return Ok(false);
+                return Ok(None);
             }
         }
         local.writers_waiting -= usize::from(queued);
@@ -337,13 +342,14 @@ impl Block {
             local.asking = None;
             if !matches!(answer, Ok(true)) {
                 self.wake(local);
-                return answer;
+                return answer.map(|_| None);
             }
             *local.kernel(via) = Some((mode, access));
         }
         local.holders.push(Holder { handle, thread, mode, via });
+        let kernel = local.kernel(via).map(|(_, access)| access);
         self.wake(local);
-        Ok(true)
+        Ok(Some(Granted { thread, kernel }))
     }
 
     fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait<'_>) -> (MutexGuard<'a, Local>, bool) {
@@ -458,26 +464,31 @@ impl Local {
 /// blocks would wait for the call to end, and the call for them.
 static LENT: Mutex<Vec<(FileId, Mode)>> = Mutex::new(Vec::new());
 
+/// Is there any? Processes that are no workers never have to look further.
+static ANY_LENT: AtomicBool = AtomicBool::new(false);
+
 /// Notes what the call lends for as long as the returned value lives.
-pub(crate) fn note_lent(blocks: Vec<(FileId, Mode)>) -> NotedLent {
-    let any = !blocks.is_empty();
-    if any {
-        *locked(&LENT) = blocks;
-    }
-    NotedLent { any }
+pub(crate) fn note_lent(blocks: impl Iterator<Item = (FileId, Mode)>) -> NotedLent {
+    let mut lent = locked(&LENT);
+    lent.clear();
+    lent.extend(blocks);
+    // Relaxed: the task's own thread sees it, and so does whoever the task starts or tells.
+    ANY_LENT.store(!lent.is_empty(), Ordering::Relaxed);
+    NotedLent(())
 }
 
 /// See [`note_lent`].
-pub(crate) struct NotedLent {
-    any: bool,
-}
+pub(crate) struct NotedLent(());
 
 impl Drop for NotedLent {
     fn drop(&mut self) {
-        if self.any {
-            locked(&LENT).clear();
-        }
+        ANY_LENT.store(false, Ordering::Relaxed);
     }
+}
+
+fn is_lent(id: FileId, mode: Mode) -> bool {
+    let conflicts = |lent: Mode| lent == Mode::Exclusive || mode == Mode::Exclusive;
+    ANY_LENT.load(Ordering::Relaxed) && locked(&LENT).iter().any(|&(lent, held)| lent == id && conflicts(held))
 }
 
 /// One handle's share in a block's lock.
@@ -503,7 +514,7 @@ impl LockHandle {
     /// Locks the block; `Ok(None)` where the wait is over before that.
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Locked<'_>>> {
         let granted = self.block.acquire(self.number, mode, wait, via)?;
-        Ok(granted.then(|| Locked { handle: self, mode, via, not_send: PhantomData }))
+        Ok(granted.map(|granted| Locked { handle: self, mode, via, granted, not_send: PhantomData }))
     }
 
     /// Runs `f` with the block locked shared.
@@ -555,13 +566,21 @@ pub(crate) struct Locked<'a> {
     handle: &'a LockHandle,
     mode: Mode,
     via: Via,
+    granted: Granted,
     not_send: PhantomData<MutexGuard<'static, ()>>,
+}
+
+impl Locked<'_> {
+    /// When it was locked: the access of the description that the kernel's lock is on; none for a private block.
+    pub(crate) fn kernel(&self) -> Option<Access> {
+        self.granted.kernel
+    }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let (number, mode, via) = (self.handle.number, self.mode, self.via);
-        let thread = std::thread::current().id();
+        let thread = self.granted.thread;
         self.handle
             .block
             .release(|h| h.handle == number && h.mode == mode && h.via == via && h.thread == thread, false);

@@ -15,10 +15,10 @@ pub enum Reserve {
     /// When a page is first touched. Making a block costs nothing then, but where memory has run out by the time of the
     /// first touch the kernel ends the process, with a bus error or an out-of-memory kill.
     ///
-    /// On a machine with several NUMA nodes a page comes from the node of the processor that touches it first. So an array
-    /// that workers are going to write by [`chunks_mut`](crate::SharedArray::chunks_mut) lies near them where it is
-    /// reserved lazily and the first call fills it in with the same chunks; one that is reserved at once lies on the node
-    /// of the process that made it, as far as that has room.
+    /// On a machine with several NUMA nodes a page comes from the node of the processor that touches it first. An array
+    /// that is reserved lazily lies near the workers that touch their own rows of it first, by
+    /// [`Schedule::Static`](crate::Schedule::Static); one that is reserved at once lies on the node of the process that made
+    /// it, as far as that has room.
     Lazily,
 }
 

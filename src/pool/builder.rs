@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use super::crew::{Crew, CrewOptions};
@@ -142,11 +142,11 @@ impl PoolBuilder {
         let spin = self.spin.unwrap_or(if cpus > 1 { DEFAULT_SPIN } else { Duration::ZERO });
         let output = (self.stdout, self.stderr);
         let crew = Crew::start(CrewOptions { workers, env, spin, cpus, threads, places, output })?;
-        let shared = Shared {
+        let shared = |shared: &Weak<Shared>| Shared {
             epoch: epoch(),
             workers,
             page: Arc::clone(crew.page()),
-            crew: Mutex::new(crew),
+            crew: Mutex::new(crew.on_behalf_of(shared.clone())),
             patient: AtomicUsize::new(0),
             waiting: Mutex::default(),
             freed: Condvar::new(),
@@ -154,6 +154,6 @@ impl PoolBuilder {
             forgotten: Mutex::default(),
             any_forgotten: AtomicBool::new(false),
         };
-        Ok(Pool { kind: Kind::Workers(Arc::new(shared)) })
+        Ok(Pool { kind: Kind::Workers(Arc::new_cyclic(shared)) })
     }
 }

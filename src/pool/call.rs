@@ -10,13 +10,14 @@ use serde::de::DeserializeOwned;
 use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
 use super::chunk::{Chunk, Division, Progress};
-use super::plan::{BlockAccess, Plan};
-use super::protocol::CallMessage;
+use super::plan::{BlockUse, Plan};
+use super::protocol::Asked;
 use super::results::Results;
-use super::running::{Limits, Running};
+use super::running::Limits;
+use super::schedule::Schedule;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
-use super::{Kind, Pool, Shared, serial};
+use super::{Kind, Pool, Shared, serial, smooth};
 use crate::array::Held;
 use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
@@ -42,6 +43,13 @@ use crate::sys::lock::Wait;
 #[must_use = "a call does nothing until it is given a task"]
 pub struct Call<'p> {
     pool: &'p Pool,
+    /// Most calls have none of their own.
+    settings: Option<Box<Settings<'p>>>,
+}
+
+#[derive(Default)]
+struct Settings<'p> {
+    schedule: Schedule,
     retries: u32,
     stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
@@ -54,21 +62,19 @@ pub struct Call<'p> {
     reason = "taken by value, so that the arrays are borrowed for the length of the call"
 )]
 impl<'p> Call<'p> {
+    #[inline]
     pub(super) fn new(pool: &'p Pool) -> Self {
-        Self {
-            pool,
-            retries: 0,
-            stop: StopOptions::default(),
-            progress: None,
-            #[cfg(feature = "progress")]
-            bar: None,
-        }
+        Self { pool, settings: None }
+    }
+
+    fn settings(&mut self) -> &mut Settings<'p> {
+        self.settings.get_or_insert_default()
     }
 
     /// Calls `progress` in this thread whenever chunks have ended or a worker was lost. A panic in it ends the call when the chunks that run
     /// have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.settings().progress = Some(Box::new(progress));
         self
     }
 
@@ -88,7 +94,13 @@ impl<'p> Call<'p> {
     /// ```
     #[cfg(feature = "progress")]
     pub fn progress_bar(mut self, label: impl Into<String>) -> Self {
-        self.bar = Some(label.into());
+        self.settings().bar = Some(label.into());
+        self
+    }
+
+    /// Sets which workers run which chunks, in place of [`Schedule::Dynamic`]. [`Pool::serial`] runs all in their order.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.settings().schedule = schedule;
         self
     }
 
@@ -127,7 +139,7 @@ impl<'p> Call<'p> {
     /// }
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
-        self.retries = retries;
+        self.settings().retries = retries;
         self
     }
 
@@ -167,7 +179,7 @@ impl<'p> Call<'p> {
     /// }
     /// ```
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.stop.deadline = Some(deadline);
+        self.settings().stop.deadline = Some(deadline);
         self
     }
 
@@ -189,9 +201,9 @@ impl<'p> Call<'p> {
     ///     ndshm::init();
     ///     let pool = Pool::builder().workers(1).build()?;
     ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
-    ///     let call = pool.call().deadline(Duration::from_millis(300)).grace(Duration::MAX);
+    ///     let call = pool.call().deadline(Duration::from_millis(100)).grace(Duration::MAX);
     ///     let late = call.for_each(done.chunks_mut().rows(1), |mut row, _| {
-    ///         thread::sleep(Duration::from_millis(500));
+    ///         thread::sleep(Duration::from_secs(1));
     ///         row.fill(1);
     ///     });
     ///     let error = late.unwrap_err();
@@ -201,7 +213,7 @@ impl<'p> Call<'p> {
     /// }
     /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.stop.grace = grace;
+        self.settings().stop.grace = grace;
         self
     }
 
@@ -209,7 +221,7 @@ impl<'p> Call<'p> {
     /// [`Cancelled`](ErrorKind::Cancelled): tasks that still run when the [`grace`](Self::grace) of 100 ms is over are killed
     /// with their workers, and the arrays that were lent for writing are poisoned. A call may be given several tokens, and each of them ends it.
     pub fn cancel_with(mut self, token: &CancelToken) -> Self {
-        self.stop.tokens.push(token.clone());
+        self.settings().stop.tokens.push(token.clone());
         self
     }
 
@@ -223,7 +235,7 @@ impl<'p> Call<'p> {
     /// program has installed is called each time, as ever, and the call ends too; where the program ignores the signal,
     /// so does the call. The program must not change its handler of `SIGINT` while such a call runs.
     pub fn cancel_on_ctrl_c(mut self) -> Self {
-        self.stop.on_ctrl_c = true;
+        self.settings().stop.on_ctrl_c = true;
         self
     }
 
@@ -267,61 +279,92 @@ impl<'p> Call<'p> {
         self.run(&args, TaskRef::new::<A, Result<R, E>, Fallible>(task))?.decode()
     }
 
-    fn run<A: Args>(mut self, args: &A, task: TaskRef) -> Result<Results> {
-        let page = match &self.pool.kind {
-            Kind::Workers(shared) => Some(&shared.page),
-            Kind::Serial => None,
-        };
-        // From here on, so that the deadline counts the locks too.
-        let stop = Stop::begin(std::mem::take(&mut self.stop), page);
-        let mut ignore = |_| ();
-        let progress: &mut dyn FnMut(Progress) = match &mut self.progress {
-            Some(progress) => progress,
-            None => &mut ignore,
-        };
+    #[inline]
+    fn run<A: Args>(self, args: &A, task: TaskRef) -> Result<Returned> {
+        let Self { pool, mut settings } = self;
+        // From here on, so that the deadline counts the arguments and the locks too.
+        let stop = settings.as_mut().and_then(|settings| Stop::begin(std::mem::take(&mut settings.stop), pool.page()));
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
-        let division = plan.divide(self.pool.workers())?;
-        if division.count == 0 {
-            return Ok(Results::new(0));
-        }
-        #[cfg(feature = "progress")]
-        let bar = self.bar.take().map(|label| super::bar::Bar::start(label, division));
-        #[cfg(feature = "progress")]
-        let progress: &mut dyn FnMut(Progress) = &mut |so_far| {
-            if let Some(bar) = &bar {
-                bar.show(so_far);
-            }
-            progress(so_far);
-        };
-        let settled = match &self.pool.kind {
-            Kind::Workers(shared) => run_on_workers(
-                shared,
-                plan,
-                division,
-                task,
-                Limits { retries: self.retries, stop: stop.clone() },
-                progress,
-            ),
-            Kind::Serial => serial::run(&plan, division, task, stop.as_deref(), progress),
-        };
-        // Where it failed before it was begun, all rows are missing.
-        let settled = settled.map_err(|error| match error.rows() {
-            [] => error.with_rows(division.rows_where(|_| true)),
-            _ => error,
-        });
-        let results = settled.and_then(|settled| settled.failure.map_or(Ok(settled.results), Err));
-        if let (Some(stop), Err(error)) = (stop, &results)
-            && error.kind() == ErrorKind::Cancelled
-        {
-            stop.answer();
-        }
-        results
+        run(pool, &mut plan, task, settings, stop)
     }
 }
 
-/// Locks the arrays of a call, for as long as `stop` lets it wait.
-pub(super) fn lock<'p>(plan: &Plan<'p>, division: Division, stop: Option<&Stop>) -> Result<Vec<Held<'p>>> {
+/// What the tasks of a call have returned.
+enum Returned {
+    /// So many of them nothing.
+    Nothing(usize),
+    Results(Results),
+}
+
+impl Returned {
+    fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
+        match self {
+            Self::Nothing(count) => Results::of_nothing(count).decode(),
+            Self::Results(results) => results.decode(),
+        }
+    }
+}
+
+/// Runs what was planned.
+fn run(
+    pool: &Pool,
+    plan: &mut Plan<'_>,
+    task: TaskRef,
+    mut settings: Option<Box<Settings<'_>>>,
+    stop: Option<Arc<Stop>>,
+) -> Result<Returned> {
+    let division = plan.divide(pool.workers())?;
+    if division.count == 0 {
+        return Ok(Returned::Nothing(0));
+    }
+    let (schedule, retries) = settings.as_ref().map_or_else(Default::default, |set| (set.schedule, set.retries));
+    #[cfg(feature = "progress")]
+    let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, division));
+    let progress = settings.as_mut().and_then(|set| set.progress.as_deref_mut());
+    let progress = progress.map(|progress| progress as &mut dyn FnMut(Progress));
+    #[cfg(feature = "progress")]
+    let watched = bar.is_some() || progress.is_some();
+    #[cfg(feature = "progress")]
+    let mut unwatched = progress;
+    #[cfg(feature = "progress")]
+    let mut show = |so_far| {
+        if let Some(bar) = &bar {
+            bar.show(so_far);
+        }
+        if let Some(progress) = &mut unwatched {
+            progress(so_far);
+        }
+    };
+    #[cfg(feature = "progress")]
+    let progress = watched.then_some(&mut show as &mut dyn FnMut(Progress));
+    let mut ignore = |_| ();
+    let settled = match &pool.kind {
+        Kind::Workers(shared) => {
+            let limits = Limits { retries, stop: stop.as_ref() };
+            run_on_workers(shared, plan, division, (task, schedule), limits, progress)
+        }
+        Kind::Serial => serial::run(plan, division, task, stop.as_deref(), progress.unwrap_or(&mut ignore)).map(Some),
+    };
+    let error = match settled {
+        Ok(None) => return Ok(Returned::Nothing(division.count)),
+        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(results)),
+        Ok(Some(Settled { failure: Some(failure), .. })) => failure,
+        // Where it failed before it was begun, all rows are missing.
+        Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
+        Err(error) => error,
+    };
+    if let Some(stop) = stop
+        && error.kind() == ErrorKind::Cancelled
+    {
+        stop.answer();
+    }
+    Err(error)
+}
+
+/// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
+#[inline]
+pub(super) fn lock(plan: &mut Plan<'_>, division: Division, stop: Option<&Stop>) -> Result<()> {
     let Some(stop) = stop else { return plan.lock(Wait::Forever) };
     stop.check(division, "had not begun")?;
     plan.lock(Wait::With(stop)).or_else(|error| {
@@ -332,27 +375,27 @@ pub(super) fn lock<'p>(plan: &Plan<'p>, division: Division, stop: Option<&Stop>)
     })
 }
 
+#[inline]
 fn run_on_workers(
     shared: &Arc<Shared>,
-    plan: Plan<'_>,
+    plan: &mut Plan<'_>,
     division: Division,
-    task: TaskRef,
-    limits: Limits,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Settled> {
-    let task = task.address()?;
+    (task, schedule): (TaskRef, Schedule),
+    limits: Limits<'_>,
+    progress: Option<&mut dyn FnMut(Progress)>,
+) -> Result<Option<Settled>> {
     // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
     // that wait for the crew.
-    let stop = limits.stop.clone();
-    let check = |was| stop.as_ref().map_or(Ok(()), |stop| stop.check(division, was));
-    let held = lock(&plan, division, stop.as_deref())?;
-    let mut duty = shared.enter(stop.as_deref()).or_else(|error| {
+    let stop = limits.stop;
+    let check = |was| stop.map_or(Ok(()), |stop| stop.check(division, was));
+    lock(plan, division, stop.map(|stop| &**stop))?;
+    let mut duty = shared.enter(stop.map(|stop| &**stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
             check("was still waiting for the pool's workers")?;
         }
         Err(error)
     })?;
-    duty.crew.heed(stop.clone());
+    duty.crew.heed(stop.cloned());
     let replaced = duty.crew.replace_dead();
     check("had not begun")?;
     if let Err(error) = replaced
@@ -360,28 +403,17 @@ fn run_on_workers(
     {
         return Err(error.with_rows(division.rows_where(|_| true)));
     }
-    let Plan { leaves, blocks, .. } = plan;
-    for block in &blocks {
-        block.core.memory().lock().block().add_borrower(shared);
-    }
-    let message = CallMessage {
-        call: duty.crew.next_call(),
-        task,
-        count: division.count,
-        rows: division.rows,
-        len: division.len,
-        blocks: blocks
-            .iter()
-            .map(|block| (block.core.memory().lock().block().serial(), block.access == BlockAccess::Write))
-            .collect(),
-        leaves,
-        left: None,
+    let asked = Asked { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
+    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
+    let unsettled = Unsettled(&plan.blocks);
+    let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
+        Ok(settled) => settled?,
+        Err(error) => {
+            unsettled.settle(false);
+            return Err(error);
+        }
     };
-    // Declared after the locks, so that they go only when the call is settled, whatever happens.
-    let running = Running::start(&mut duty.crew, &blocks, message, limits)?;
-    let unsettled = Unsettled(&held);
-    let settled = running.finish(progress)?;
-    unsettled.settle(&settled);
+    unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     duty.crew.heed(None);
     let _ = duty.crew.replace_dead();
@@ -393,12 +425,12 @@ fn run_on_workers(
 
 /// A call that was begun. Where it does not come to an end, since a callback panics, what was lent for writing is poisoned,
 /// also where the thread was panicking before.
-pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [Held<'p>]);
+pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [BlockUse<'p>]);
 
 impl Unsettled<'_, '_> {
     /// A task that was cut short leaves its rows half written, and the arrays say so.
-    pub(super) fn settle(self, settled: &Settled) {
-        if !settled.cut_short {
+    pub(super) fn settle(self, cut_short: bool) {
+        if !cut_short {
             std::mem::forget(self);
         }
     }
@@ -406,17 +438,20 @@ impl Unsettled<'_, '_> {
 
 impl Drop for Unsettled<'_, '_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(Held::poison);
+        self.0.iter().filter_map(|block| block.held.as_ref()).for_each(Held::poison);
     }
 }
 
 impl fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = Settings::default();
+        let settings = self.settings.as_deref().unwrap_or(&plain);
         f.debug_struct("Call")
             .field("pool", self.pool)
-            .field("retries", &self.retries)
-            .field("stop", &self.stop)
-            .field("progress", &self.progress.is_some())
+            .field("schedule", &settings.schedule)
+            .field("retries", &settings.retries)
+            .field("stop", &settings.stop)
+            .field("progress", &settings.progress.is_some())
             .finish()
     }
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
 use super::control::{ControlPage, MAX_CALL, Memory, Reader};
 use super::plan::{BlockAccess, BlockUse};
-use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
+use super::protocol::{self, Asked, CallMessage, Packet, ToParent, ToWorker};
 use super::system::{Kernel, News, Process, System};
+use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Borrower;
 use crate::start::Role;
 use crate::start::output::WorkerOutput;
 use crate::start::spawn::{SpawnOptions, WorkerProcess};
@@ -44,6 +46,9 @@ pub(crate) struct Member<P> {
     /// Blocks that it has mapped, by serial.
     mapped: BTreeMap<u64, Lent>,
 }
+
+/// A member, and the page that it is told on.
+type OnPage<'c, S> = (&'c mut Member<<S as System>::Process>, &'c ControlPage<<S as System>::Memory>);
 
 /// How a worker has a block.
 #[derive(Clone, Copy)]
@@ -78,11 +83,31 @@ pub(crate) struct Crew<S: System = Kernel> {
     watch: S::News,
     /// Somebody may have ended and was not looked at yet.
     suspicious: bool,
+    /// Somebody may be missing.
+    incomplete: bool,
     last_call: u64,
-    /// What stands on the page: most calls are like the one before.
-    described: Option<Arc<CallMessage>>,
+    /// What workers were told last: most calls are like the one before.
+    told: Told,
+    /// Who tells workers of blocks that are gone, and so has to hear of it.
+    borrower: Option<Weak<dyn Borrower>>,
+    /// Empty, for who takes part in the next call.
+    pub(crate) participants: Vec<(usize, bool)>,
     /// What may end the call that has the crew.
     stop: Option<Arc<Stop>>,
+}
+
+/// What a call's workers do, as they were told.
+struct Told {
+    task: Option<TaskRef>,
+    message: CallMessage,
+    /// Whether it stands on the page.
+    on_page: bool,
+}
+
+impl Told {
+    fn nothing() -> Self {
+        Self { task: None, message: CallMessage::nothing(), on_page: false }
+    }
 }
 
 impl Crew {
@@ -106,62 +131,98 @@ impl<S: System> Crew<S> {
             page,
             watch,
             suspicious: false,
+            incomplete: true,
             last_call: 0,
-            described: None,
+            told: Told::nothing(),
+            borrower: None,
+            participants: Vec::new(),
             stop: None,
         };
         crew.replace_missing()?;
         Ok(crew)
     }
 
+    /// From here on `borrower` hears of every block that workers are lent when that is gone.
+    pub(crate) fn on_behalf_of(self, borrower: Weak<dyn Borrower>) -> Self {
+        // By its fields: a crew that is dropped ends its workers.
+        let mut crew = self;
+        crew.borrower = Some(borrower);
+        crew
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
 
+    #[inline]
     pub(crate) fn page(&self) -> &Arc<ControlPage<S::Memory>> {
         &self.page
     }
 
     /// For how long a call spins that waits for so many workers: not where they need all the CPUs.
+    #[inline]
     pub(crate) fn spin_beside(&self, workers: usize) -> Duration {
         if workers < self.options.cpus { self.options.spin } else { Duration::ZERO }
     }
 
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
+    #[inline]
     pub(crate) fn heed(&mut self, stop: Option<Arc<Stop>>) {
         self.stop = stop;
     }
 
     /// A call number that was never used. To be asked for after [`replace_dead`](Self::replace_dead), which sees to it that
     /// there is one.
+    #[inline]
     pub(crate) fn next_call(&mut self) -> u64 {
         debug_assert!(self.last_call < MAX_CALL, "call numbers have begun again in time");
         self.last_call += 1;
         self.last_call
     }
 
-    /// Puts what workers are to do on the page, unless it stands there. Nobody may be at work. Returns the number that
-    /// workers find it by; `None` where it is too long.
-    pub(crate) fn describe(&mut self, message: CallMessage) -> Result<(Arc<CallMessage>, Option<u64>)> {
-        if let Some(known) = self.described.as_ref().filter(|known| known.asks_the_same_as(&message)) {
-            return Ok((Arc::clone(known), Some(known.call)));
+    /// Puts what is asked for on the page, as the description of a call, unless it stands there. Nobody may be at work.
+    /// Returns the number that workers find it by; `None` where it is too long.
+    #[inline]
+    pub(crate) fn describe(&mut self, call: u64, asked: &Asked<'_>) -> Result<Option<u64>> {
+        if self.told.on_page && self.told.task == Some(asked.task) && self.told.message.is(asked) {
+            return Ok(Some(self.told.message.call));
         }
-        let id = message.call;
-        let message = Arc::new(message);
+        self.describe_anew(asked.message(call)?, asked.task)
+    }
+
+    /// The same for the chunks that are left of the last call.
+    pub(crate) fn describe_rest(&mut self, call: u64, left: Vec<usize>) -> Result<Option<u64>> {
+        let Told { task, message, .. } = std::mem::replace(&mut self.told, Told::nothing());
+        let Some(task) = task else { return Ok(None) };
+        self.describe_anew(CallMessage { call, left: Some(left), ..message }, task)
+    }
+
+    #[cold]
+    fn describe_anew(&mut self, message: CallMessage, task: TaskRef) -> Result<Option<u64>> {
         // Half written it is nobody's.
-        self.described = None;
-        let fits = self.page.describe(id, &protocol::encode_call(&message)?);
-        self.described = fits.then(|| Arc::clone(&message));
-        Ok((message, fits.then_some(id)))
+        self.told.on_page = false;
+        let id = message.call;
+        let on_page = self.page.describe(id, &protocol::encode_call(&message)?);
+        self.told = Told { task: Some(task), message, on_page };
+        Ok(on_page.then_some(id))
+    }
+
+    /// What [`describe`](Self::describe) has told last.
+    #[inline]
+    pub(crate) fn message(&self) -> &CallMessage {
+        &self.told.message
     }
 
     /// Would [`take_news`](Self::take_news) say so?
+    #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.watch.has_news()
     }
 
     /// May a worker have ended since this was last asked? What it was is for the asker to find out, of those that it
     /// cares about; the others are looked at before the next call.
+    #[inline]
     pub(crate) fn take_news(&mut self) -> bool {
         let news = self.watch.take_news();
         self.suspicious |= news;
@@ -172,10 +233,18 @@ impl<S: System> Crew<S> {
         self.members.iter().flatten().map(|member| member.process.pid).collect()
     }
 
+    #[inline]
     pub(crate) fn member(&self, index: usize) -> Option<&Member<S::Process>> {
         self.members.get(index)?.as_ref()
     }
 
+    /// With what it is told and says.
+    #[inline]
+    pub(crate) fn member_on_page(&mut self, index: usize) -> Option<OnPage<'_, S>> {
+        Some((self.members.get_mut(index)?.as_mut()?, &self.page))
+    }
+
+    #[inline]
     pub(crate) fn member_mut(&mut self, index: usize) -> Option<&mut Member<S::Process>> {
         self.members.get_mut(index)?.as_mut()
     }
@@ -184,11 +253,20 @@ impl<S: System> Crew<S> {
     ///
     /// # Errors
     /// Where one of them could not be started. The others are there, and a call can go on with them.
+    #[inline]
     pub(crate) fn replace_dead(&mut self) -> Result<()> {
         self.take_news();
         if self.last_call == MAX_CALL {
             self.begin_again();
         }
+        if self.suspicious || self.incomplete {
+            return self.replace_suspects();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn replace_suspects(&mut self) -> Result<()> {
         if std::mem::take(&mut self.suspicious) {
             for index in 0..self.members.len() {
                 // A worker that is idle has nothing to say: if its socket is readable, it is closed.
@@ -205,13 +283,14 @@ impl<S: System> Crew<S> {
     fn begin_again(&mut self) {
         self.dismiss();
         self.page.begin_again();
-        self.described = None;
+        self.told = Told::nothing();
         self.last_call = 0;
     }
 
     /// Ends all workers: their sockets close, and who has not ended soon after is killed. None is left, not even as a
     /// zombie.
     fn dismiss(&mut self) {
+        self.incomplete = true;
         let leaving: Vec<_> = self
             .members
             .iter_mut()
@@ -240,13 +319,20 @@ impl<S: System> Crew<S> {
         self.last_call = call;
     }
 
+    /// Is nobody missing, as far as is known?
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.incomplete
+    }
+
     /// Is no worker there at all?
     pub(crate) fn is_empty(&self) -> bool {
         self.members.iter().all(Option::is_none)
     }
 
     fn replace_missing(&mut self) -> Result<()> {
-        if self.members.iter().all(Option::is_some) {
+        self.incomplete = self.members.iter().any(Option::is_none);
+        if !self.incomplete {
             return Ok(());
         }
         for _ in 1..START_TRIES {
@@ -308,6 +394,7 @@ impl<S: System> Crew<S> {
     /// Gives a worker the blocks that it does not have yet, as far as the call needs them.
     ///
     /// An error here is the parent's own. A worker that has died meanwhile is none: its pidfd says so in time.
+    #[inline]
     pub(crate) fn lend(&mut self, index: usize, blocks: &[BlockUse<'_>]) -> Result<()> {
         let Some(member) = &mut self.members[index] else { return Ok(()) };
         for block in blocks {
@@ -316,13 +403,16 @@ impl<S: System> Crew<S> {
             let writable = block.access == BlockAccess::Write;
             // A block that was private when it was mapped may have been shared since, and one that this process could only
             // read may have been opened for writing: then the lock is on another description.
-            let lock = if block.access == BlockAccess::Frozen { None } else { state.lent_fd()? };
-            let lock_access = lock.map(|(_, access)| access);
             if let Some(has) = member.mapped.get(&state.serial())
                 && has.writable >= writable
-                && (lock.is_none() || has.lock == lock_access)
+                && block.lock().is_none_or(|lock| has.lock == Some(lock))
             {
                 continue;
+            }
+            let lock = if block.access == BlockAccess::Frozen { None } else { state.lent_fd()? };
+            let lock_access = lock.map(|(_, access)| access);
+            if let Some(borrower) = &self.borrower {
+                state.add_borrower(borrower);
             }
             let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
             let fd = file::reopen(memory.fd(), access)?;
@@ -344,6 +434,7 @@ impl<S: System> Crew<S> {
     /// Takes the place of a worker that has ended, or is killed now, and reaps it.
     pub(crate) fn bury(&mut self, index: usize) -> Option<(u32, Ended)> {
         let member = self.members[index].take()?;
+        self.incomplete = true;
         // Sent to a process that has ended already, it does nothing.
         let _ = member.process.pidfd.kill(libc::SIGKILL);
         let ended = member.process.pidfd.wait();
@@ -444,6 +535,7 @@ impl<P: Process> Member<P> {
     }
 
     /// The next message that it has counted, if any: `None` where all are heard.
+    #[inline]
     pub(crate) fn next_said(&mut self, page: &ControlPage<impl Memory>) -> Option<io::Result<Option<Received>>> {
         if self.heard >= page.said(self.index) {
             return None;

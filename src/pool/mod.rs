@@ -5,8 +5,10 @@
 //! | `args` | what a task can be given, and how it gets it |
 //! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
+//! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `smooth` | the same for calls that nothing comes of but that they are done |
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
 //! | `watch` | the thread that hears of workers' deaths |
@@ -27,12 +29,14 @@ mod crew;
 mod fit;
 #[cfg(test)]
 mod model;
-pub(crate) mod numbers;
-mod plan;
+mod numbers;
+pub(crate) mod plan;
 mod protocol;
 mod results;
 mod running;
+mod schedule;
 mod serial;
+mod smooth;
 mod system;
 mod tally;
 mod task;
@@ -52,10 +56,12 @@ pub use builder::PoolBuilder;
 pub use call::Call;
 pub use cancel::CancelToken;
 pub use chunk::{Chunk, Progress};
+pub use schedule::Schedule;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
 use crew::Crew;
@@ -403,6 +409,14 @@ impl Pool {
         self.call().try_map(args, task)
     }
 
+    /// Where parent and workers meet; none for [`serial`](Self::serial).
+    fn page(&self) -> Option<&Arc<ControlPage>> {
+        match &self.kind {
+            Kind::Workers(shared) => Some(&shared.page),
+            Kind::Serial => None,
+        }
+    }
+
     /// A call with settings of its own.
     pub fn call(&self) -> Call<'_> {
         Call::new(self)
@@ -442,6 +456,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Waits for calls of other threads to end, for as long as `stop` lets it.
+    #[inline]
     fn enter(&self, stop: Option<&Stop>) -> Result<OnDuty<'_>> {
         if self.epoch != epoch() {
             return Err(Error::new(
@@ -450,7 +465,7 @@ impl Shared {
             ));
         }
         // Relaxed: only this thread stores its own number, and it reads its own stores.
-        if self.caller.load(Ordering::Relaxed) == thread_number() {
+        if self.caller.load(Ordering::Relaxed) == thread_id::current().number() {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
                 "a call of this pool is running on this thread, and waiting for its end here would never end",
@@ -461,7 +476,7 @@ impl Shared {
             None => self.crew.lock().unwrap_or_else(PoisonError::into_inner),
             Some(stop) => self.lock_crew_unless(stop)?,
         };
-        self.caller.store(thread_number(), Ordering::Relaxed);
+        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
         let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
@@ -488,10 +503,15 @@ impl Shared {
     }
 
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
+    #[inline]
     fn tell_forgotten(&self, crew: &mut Crew) {
-        if self.epoch != epoch() || !self.any_forgotten() {
-            return;
+        if self.any_forgotten() && self.epoch == epoch() {
+            self.tell_forgotten_now(crew);
         }
+    }
+
+    #[cold]
+    fn tell_forgotten_now(&self, crew: &mut Crew) {
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
         let mut forgotten = self.forgotten();
@@ -501,12 +521,17 @@ impl Shared {
     }
 
     /// Where a call is running it tells the workers when it ends.
+    #[inline]
     fn tell_forgotten_if_idle(&self) {
         // Pairs with the one in `forget`: either that thread finds the crew free, or this one finds what it has noted.
         fence(Ordering::SeqCst);
-        if !self.any_forgotten() {
-            return;
+        if self.any_forgotten() {
+            self.tell_forgotten_unless_busy();
         }
+    }
+
+    #[cold]
+    fn tell_forgotten_unless_busy(&self) {
         let mut crew = match self.crew.try_lock() {
             Ok(crew) => crew,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -531,15 +556,6 @@ impl Drop for OnDuty<'_> {
         self.shared.tell_forgotten(&mut self.crew);
         self.shared.caller.store(0, Ordering::Relaxed);
     }
-}
-
-/// A number for the calling thread, never 0 and never used twice.
-fn thread_number() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    thread_local! {
-        static MINE: u64 = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    }
-    MINE.try_with(|mine| *mine).unwrap_or(u64::MAX)
 }
 
 impl Borrower for Shared {

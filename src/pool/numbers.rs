@@ -19,7 +19,7 @@ use crate::error::Result;
 /// The most numbers of one value.
 pub(crate) const MOST: usize = 7;
 
-const KIND_BITS: u32 = 4;
+const KIND_BITS: usize = 4;
 
 const UNSIGNED: u32 = 1;
 const SIGNED: u32 = 2;
@@ -57,7 +57,7 @@ impl Kinds {
     /// How many words there are.
     #[inline]
     pub(crate) fn count(self) -> usize {
-        (u32::BITS - (self.0 & !TUPLE).leading_zeros()).div_ceil(KIND_BITS) as usize
+        ((u32::BITS - (self.0 & !TUPLE).leading_zeros()) as usize).div_ceil(KIND_BITS)
     }
 
     pub(crate) fn bits(self) -> u32 {
@@ -65,7 +65,7 @@ impl Kinds {
     }
 
     fn kind(self, at: usize) -> u32 {
-        self.0 >> (KIND_BITS * at as u32) & ((1 << KIND_BITS) - 1)
+        self.0 >> (KIND_BITS * at) & ((1 << KIND_BITS) - 1)
     }
 }
 
@@ -81,7 +81,6 @@ impl Numbers {
     /// Takes a value in; anything but numbers is refused by [`Form::Bytes`].
     #[inline]
     pub(crate) fn take(&mut self, value: &impl Serialize) -> Form {
-        (self.kinds, self.count) = (0, 0);
         value.serialize(Taking { numbers: self, whole: true }).unwrap_or(Form::Bytes)
     }
 
@@ -108,10 +107,16 @@ impl Numbers {
     }
 
     #[inline]
+    fn set(&mut self, kind: u32, word: u64) -> Form {
+        (self.kinds, self.count, self.words[1]) = (kind, 1, word);
+        Form::Numbers
+    }
+
+    #[inline]
     fn push(&mut self, kind: u32, word: u64) -> Result<Form, Refused> {
         let place = self.words.get_mut(1 + self.count).ok_or(Refused)?;
         *place = word;
-        self.kinds |= kind << (KIND_BITS * self.count as u32);
+        self.kinds |= kind << (KIND_BITS * self.count);
         self.count += 1;
         Ok(Form::Numbers)
     }
@@ -153,7 +158,7 @@ impl Taking<'_> {
     }
 
     fn tuple(self) -> Result<Self, Refused> {
-        self.numbers.kinds |= TUPLE;
+        (self.numbers.kinds, self.numbers.count) = (TUPLE, 0);
         if self.whole { Ok(self) } else { Err(Refused) }
     }
 
@@ -170,7 +175,8 @@ macro_rules! numbers {
     ($($method:ident($type:ty) $kind:ident |$value:ident| $word:expr;)*) => {$(
         #[inline]
         fn $method(self, $value: $type) -> Result<Form, Refused> {
-            self.numbers.push($kind, $word)
+            let word = $word;
+            if self.whole { Ok(self.numbers.set($kind, word)) } else { self.numbers.push($kind, word) }
         }
     )*};
 }

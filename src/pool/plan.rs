@@ -4,12 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use smallvec::SmallVec;
 
 use super::chunk::Division;
 use crate::array::{Core, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Via;
 use crate::sys::lock::{Mode, Wait};
+use crate::sys::map::Access;
 
 /// Chunks for each worker where nobody said how many: enough that uneven work evens out.
 const CHUNKS_PER_WORKER: usize = 8;
@@ -34,7 +36,7 @@ pub(crate) struct ArrayLeaf {
     pub(crate) slot: usize,
     /// Of the first element, in bytes from the start of the block.
     pub(crate) offset: usize,
-    pub(crate) shape: Vec<usize>,
+    pub(crate) shape: SmallVec<[usize; 4]>,
     pub(crate) fortran: bool,
     /// Axis and rows a chunk; `None` for an array that every task sees whole.
     pub(crate) split: Option<(usize, usize)>,
@@ -42,15 +44,40 @@ pub(crate) struct ArrayLeaf {
 
 /// The arguments of a call, gathered by [`Args::describe`](super::Args::describe).
 pub struct Plan<'p> {
-    pub(crate) leaves: Vec<Leaf>,
-    pub(crate) blocks: Vec<BlockUse<'p>>,
-    splits: Vec<SplitUse>,
+    pub(crate) leaves: SmallVec<[Leaf; 4]>,
+    pub(crate) blocks: SmallVec<[BlockUse<'p>; 4]>,
+    splits: SmallVec<[SplitUse; 4]>,
 }
 
 /// One block that a call uses, however many of its arguments lie in it.
 pub(crate) struct BlockUse<'p> {
     pub(crate) core: &'p Core,
     pub(crate) access: BlockAccess,
+    /// Once it is locked.
+    pub(crate) held: Option<Held<'p>>,
+}
+
+impl BlockUse<'_> {
+    /// The access of the description that the kernel's lock is on; none where there is no such lock.
+    pub(crate) fn lock(&self) -> Option<Access> {
+        self.held.as_ref().and_then(Held::kernel)
+    }
+
+    fn lock_it(&mut self, wait: Wait<'_>) -> Result<()> {
+        let mode = match self.access {
+            BlockAccess::Frozen => return Ok(()),
+            BlockAccess::Read => Mode::Shared,
+            BlockAccess::Write => Mode::Exclusive,
+        };
+        self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        Ok(())
+    }
+
+    /// How workers are told of it: by its serial, and whether it is written.
+    #[inline]
+    pub(crate) fn named(&self) -> (u64, bool) {
+        (self.core.memory().lock().block().serial(), self.access == BlockAccess::Write)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +113,7 @@ impl fmt::Debug for Plan<'_> {
 
 impl<'p> Plan<'p> {
     pub(crate) fn new() -> Self {
-        Self { leaves: Vec::new(), blocks: Vec::new(), splits: Vec::new() }
+        Self { leaves: SmallVec::new(), blocks: SmallVec::new(), splits: SmallVec::new() }
     }
 
     pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
@@ -134,7 +161,7 @@ impl<'p> Plan<'p> {
         let id = core.memory().lock().block().id();
         let known = self.blocks.iter().position(|block| block.core.memory().lock().block().id() == id);
         let Some(slot) = known else {
-            self.blocks.push(BlockUse { core, access });
+            self.blocks.push(BlockUse { core, access, held: None });
             return Ok(self.blocks.len() - 1);
         };
         if access == BlockAccess::Write || self.blocks[slot].access == BlockAccess::Write {
@@ -202,17 +229,18 @@ impl<'p> Plan<'p> {
         Ok(division)
     }
 
-    /// Locks every block, in the one order in which all calls of all processes lock.
-    pub(crate) fn lock(&self, wait: Wait<'_>) -> Result<Vec<Held<'p>>> {
-        let mut blocks: Vec<_> = self.blocks.iter().filter(|block| block.access != BlockAccess::Frozen).collect();
-        blocks.sort_by_key(|block| block.core.memory().lock().block().id());
-        blocks
-            .into_iter()
-            .map(|block| {
-                let mode = if block.access == BlockAccess::Write { Mode::Exclusive } else { Mode::Shared };
-                block.core.lock(mode, wait, Via::Lending)
-            })
-            .collect()
+    /// Locks every block, in the one order in which all calls of all processes lock, until this is dropped.
+    #[inline]
+    pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<()> {
+        match &mut self.blocks[..] {
+            [] => Ok(()),
+            [block] => block.lock_it(wait),
+            blocks => {
+                let mut order: SmallVec<[&mut BlockUse<'p>; 4]> = blocks.iter_mut().collect();
+                order.sort_unstable_by_key(|block| block.core.memory().lock().block().id());
+                order.into_iter().try_for_each(|block| block.lock_it(wait))
+            }
+        }
     }
 }
 

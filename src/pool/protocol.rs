@@ -27,7 +27,9 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::chunk::Division;
-use super::plan::Leaf;
+use super::plan::{BlockUse, Leaf};
+use super::schedule::Schedule;
+use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use crate::wire::{Packet, open};
 
@@ -73,9 +75,25 @@ pub(crate) struct CallMessage {
     /// The chunks that are handed out, by ticket, where that is not each of them: those that are left after a round in
     /// which workers died.
     pub(crate) left: Option<Vec<usize>>,
+    pub(crate) schedule: Schedule,
 }
 
 impl CallMessage {
+    pub(crate) fn nothing() -> Self {
+        let task = TaskAddress { entry: 0, function: 0, types: 0 };
+        Self {
+            call: 0,
+            task,
+            count: 0,
+            rows: 1,
+            len: 0,
+            blocks: Vec::new(),
+            leaves: Vec::new(),
+            left: None,
+            schedule: Schedule::Dynamic,
+        }
+    }
+
     /// How many chunks are handed out.
     pub(crate) fn tickets(&self) -> usize {
         self.left.as_ref().map_or(self.count, Vec::len)
@@ -95,15 +113,59 @@ impl CallMessage {
         self.tickets().min(workers)
     }
 
-    /// Would workers do the same for both, but for the number of the call?
-    pub(crate) fn asks_the_same_as(&self, other: &Self) -> bool {
-        let Self { call: _, task, count, rows, len, blocks, leaves, left } = self;
-        (*task, *count, *rows, *len) == (other.task, other.count, other.rows, other.len)
-            && (blocks, leaves, left) == (&other.blocks, &other.leaves, &other.left)
+    /// Do workers do what is asked when they do what this says?
+    #[inline]
+    pub(crate) fn is(&self, asked: &Asked<'_>) -> bool {
+        let same_block = |(of, asked): (&(u64, bool), &BlockUse<'_>)| *of == asked.named();
+        self.division() == asked.division
+            && self.schedule == asked.schedule
+            && self.blocks.len() == asked.blocks.len()
+            && self.blocks.iter().zip(asked.blocks).all(same_block)
+            && self.leaves[..] == *asked.leaves
+            && self.left.is_none()
+    }
+
+    /// From how many of so many workers' shares one takes tickets that has none of its own any more. What is left after a
+    /// round in which workers died goes to whoever is free.
+    pub(crate) fn helped(&self, workers: usize) -> usize {
+        match self.schedule {
+            Schedule::Static if self.left.is_none() => 0,
+            Schedule::Static | Schedule::Dynamic => self.sharers(workers),
+        }
     }
 
     pub(crate) fn division(&self) -> Division {
         Division { count: self.count, rows: self.rows, len: self.len }
+    }
+}
+
+/// What a call asks of workers, as its parent has it before it is written down.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) task: TaskRef,
+    pub(crate) division: Division,
+    pub(crate) schedule: Schedule,
+    pub(crate) blocks: &'a [BlockUse<'a>],
+    pub(crate) leaves: &'a [Leaf],
+}
+
+impl Asked<'_> {
+    /// Written down, for the call of that number.
+    pub(crate) fn message(&self, call: u64) -> Result<CallMessage> {
+        let Division { count, rows, len } = self.division;
+        let task = self.task.address()?;
+        let blocks = self.blocks.iter().map(BlockUse::named).collect();
+        Ok(CallMessage {
+            call,
+            task,
+            count,
+            rows,
+            len,
+            blocks,
+            leaves: self.leaves.to_vec(),
+            left: None,
+            schedule: self.schedule,
+        })
     }
 }
 

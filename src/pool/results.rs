@@ -56,6 +56,13 @@ impl Results {
         Self { states: vec![State::Open; count], places: Vec::new(), bytes: Vec::new(), apart: Vec::new() }
     }
 
+    /// Of tasks that have returned nothing.
+    pub(super) fn of_nothing(count: usize) -> Self {
+        let mut results = Self::new(count);
+        results.set_nothing(0..count);
+        results
+    }
+
     /// Bytes for [`Returned::Here`]; to be appended to.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

@@ -14,7 +14,7 @@
 //!
 //! Another worker takes the place of one that died, and goes on with the round. The chunk that the dead one had in its
 //! hands waits for the next round, which begins when every participant of this one has finished or was reaped: nobody can
-//! still be at work on it then. So does what a worker took with it that died while it took tickets from another one; it
+//! still be at work on it then. So does what it had drawn beside it, or had just taken from another worker; it
 //! had begun none of them, and they run in another round whether the call asks for retries or not.
 
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
 use super::chunk::{Division, Progress};
-use super::control::{ControlPage, Reader};
+use super::control::Reader;
 use super::crew::Crew;
 use super::plan::BlockUse;
-use super::protocol::{self, CallMessage, Outcome, Packet, ToParent, ToWorker};
+use super::protocol::{self, Asked, CallMessage, Outcome, Packet, ToParent, ToWorker};
 use super::system::{Kernel, Process, System};
 use super::tally::{Noted, Settled, Tally};
 use super::worker::NO_ROOM;
@@ -39,41 +39,47 @@ use crate::sys::socket::Received;
 const LAST_BREATH: Duration = Duration::from_millis(50);
 
 /// After so long without a ring the workers are looked at anyway: for systems whose news of deaths do not come.
-const UNEASE: Duration = Duration::from_secs(1);
+pub(super) const UNEASE: Duration = Duration::from_secs(1);
 
 /// See [`Running::replacements`].
 const SPARE_REPLACEMENTS: usize = 4;
 
 /// What belongs to one call.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Limits {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits<'c> {
     /// How often a chunk may run again because its worker died.
     pub(super) retries: u32,
     /// What ends the call early.
-    pub(super) stop: Option<Arc<Stop>>,
+    pub(super) stop: Option<&'c Arc<Stop>>,
 }
 
 /// A call that workers have been told of.
 pub(crate) struct Running<'c, S: System = Kernel> {
     crew: &'c mut Crew<S>,
     blocks: &'c [BlockUse<'c>],
-    page: Arc<ControlPage<S::Memory>>,
     tally: Tally,
-    limits: Limits,
+    limits: Limits<'c>,
     stopping: Stopping,
-    /// How many workers have died over a chunk.
-    deaths: BTreeMap<usize, u32>,
+    /// Of most calls there is nothing to be said here.
+    losses: Option<Box<Losses>>,
     round: Round,
     /// Workers that have not said their last word on this round, and whether their socket still says anything.
     participants: Vec<(usize, bool)>,
-    /// Why workers were killed that could not be listened to.
-    silenced: Vec<(usize, ErrorKind, String)>,
     /// How many workers may still be started in place of others that ended without a chunk: a call that kills workers
     /// before they take one has to end too.
     replacements: usize,
     /// How long nobody has rung while the parent slept.
     quiet: Duration,
     home: Epoch,
+}
+
+/// Workers that a call has lost.
+#[derive(Default)]
+struct Losses {
+    /// How many have died over a chunk.
+    deaths: BTreeMap<usize, u32>,
+    /// Why workers were killed that could not be listened to.
+    silenced: Vec<(usize, ErrorKind, String)>,
 }
 
 /// Has the call to stop?
@@ -85,76 +91,104 @@ enum Stopping {
     Killed,
 }
 
-/// What workers were told of last: a call of its own to them.
+/// What workers were told of last: a call of its own to them, which does what the crew's message says.
 struct Round {
     call: u64,
     /// The number that the description has on the page; `None` where it goes by mail.
     described: Option<u64>,
-    message: Arc<CallMessage>,
     /// Workers that begin with a share of the tickets.
     sharers: usize,
     closed: bool,
 }
 
 impl Round {
-    fn new<S: System>(crew: &mut Crew<S>, message: CallMessage) -> Result<Self> {
-        let (call, sharers) = (message.call, message.sharers(crew.len()));
-        let (message, described) = crew.describe(message)?;
-        Ok(Self { call, described, message, sharers, closed: false })
+    #[inline]
+    fn new<S: System>(crew: &Crew<S>, call: u64, described: Option<u64>) -> Self {
+        Self { call, described, sharers: crew.message().sharers(crew.len()), closed: false }
     }
 
     /// The same for a worker that finds it in its mail.
-    fn packet(&self) -> Result<Packet> {
-        let message = CallMessage { call: self.call, ..CallMessage::clone(&self.message) };
+    fn packet<S: System>(&self, crew: &Crew<S>) -> Result<Packet> {
+        let message = CallMessage { call: self.call, ..CallMessage::clone(crew.message()) };
         Packet::new(&ToWorker::Call(Box::new(message)))
     }
 }
 
 impl<'c, S: System> Running<'c, S> {
     /// Publishes the call and rings as many workers as there are chunks.
-    pub(crate) fn start(
+    #[cfg(test)]
+    fn start(crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Result<Self> {
+        let call = crew.next_call();
+        let described = crew.describe(call, asked)?;
+        Self::start_described(crew, asked, limits, (call, described))
+    }
+
+    /// Publishes a call that is described, and rings as many workers as there are chunks.
+    pub(super) fn start_described(
         crew: &'c mut Crew<S>,
-        blocks: &'c [BlockUse<'c>],
-        message: CallMessage,
-        limits: Limits,
+        asked: &Asked<'c>,
+        limits: Limits<'c>,
+        (call, described): (u64, Option<u64>),
     ) -> Result<Self> {
-        let round = Round::new(crew, message)?;
-        let mut running = Self {
-            page: Arc::clone(crew.page()),
-            home: epoch(),
-            quiet: Duration::ZERO,
-            crew,
-            blocks,
-            tally: Tally::new(round.message.division()),
-            limits,
-            stopping: Stopping::No,
-            deaths: BTreeMap::new(),
-            round,
-            participants: Vec::new(),
-            silenced: Vec::new(),
-            replacements: 0,
-        };
-        running.replacements = running.most_replacements();
+        let mut running = Self::of_round(Round::new(crew, call, described), crew, asked, limits);
         running.publish()?;
         Ok(running)
     }
 
+    /// Goes on with a call that was published: its description is `id` on the page, and the first so many members take part.
+    #[cold]
+    pub(super) fn go_on(
+        crew: &'c mut Crew<S>,
+        asked: &Asked<'c>,
+        limits: Limits<'c>,
+        (call, id): (u64, u64),
+        participants: usize,
+    ) -> Self {
+        let mut running = Self::of_round(Round::new(crew, call, Some(id)), crew, asked, limits);
+        running.participants.extend((0..participants).map(|index| (index, true)));
+        running.read_from_the_start();
+        running
+    }
+
+    fn of_round(round: Round, crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Self {
+        let mut running = Self {
+            home: epoch(),
+            quiet: Duration::ZERO,
+            participants: std::mem::take(&mut crew.participants),
+            blocks: asked.blocks,
+            tally: Tally::new(asked.division),
+            limits,
+            stopping: Stopping::No,
+            losses: None,
+            round,
+            replacements: 0,
+            crew,
+        };
+        running.participants.clear();
+        running.replacements = running.most_replacements();
+        running
+    }
+
     /// Tells workers of the round, as many as there are chunks in it. Nobody works on an earlier one any more.
+    #[inline]
     fn publish(&mut self) -> Result<()> {
+        let tickets = self.crew.message().tickets();
         let there = (0..self.crew.len()).filter(|&index| self.crew.member(index).is_some());
         self.participants.clear();
-        self.participants.extend(there.take(self.round.message.tickets()).map(|index| (index, true)));
-        let prepared = self.prepare();
-        let Ok(packet) = prepared else {
-            // Nobody was told.
-            self.participants.clear();
-            return prepared.map(drop);
+        self.participants.extend(there.take(tickets).map(|index| (index, true)));
+        let packet = match self.prepare() {
+            Ok(packet) => packet,
+            Err(error) => {
+                // Nobody was told.
+                self.participants.clear();
+                return Err(error);
+            }
         };
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.page.open(self.round.call, self.round.sharers, self.round.message.tickets());
+        self.crew.page().open(self.round.call, self.round.sharers, tickets);
         for &(index, _) in &self.participants {
             match (&packet, self.round.described) {
-                (None, Some(id)) => self.page.announce(index, self.round.call, id),
+                (None, Some(id)) => self.crew.page().announce(index, self.round.call, id),
                 (Some(packet), _) => self.crew.send(index, packet),
                 (None, None) => {}
             }
@@ -163,16 +197,24 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Lends the participants what they need. Where the description is not on the page there is a message to be sent.
+    #[inline]
     fn prepare(&mut self) -> Result<Option<Packet>> {
         for &(index, _) in &self.participants {
             self.crew.lend(index, self.blocks)?;
+        }
+        self.read_from_the_start();
+        if self.round.described.is_some() { Ok(None) } else { self.round.packet(self.crew).map(Some) }
+    }
+
+    fn read_from_the_start(&mut self) {
+        for &(index, _) in &self.participants {
             if let Some(member) = self.crew.member_mut(index) {
                 member.outcomes = Reader::default();
             }
         }
-        if self.round.described.is_some() { Ok(None) } else { self.round.packet().map(Some) }
     }
 
+    #[inline]
     fn most_replacements(&self) -> usize {
         let retries = usize::try_from(self.limits.retries).unwrap_or(usize::MAX);
         (self.crew.len() + SPARE_REPLACEMENTS).saturating_add(retries)
@@ -194,8 +236,8 @@ impl<'c, S: System> Running<'c, S> {
             return Ok(());
         }
         let call = self.crew.next_call();
-        let message = CallMessage { call, left: Some(left), ..CallMessage::clone(&self.round.message) };
-        self.round = Round::new(self.crew, message)?;
+        let described = self.crew.describe_rest(call, left)?;
+        self.round = Round::new(self.crew, call, described);
         self.publish()
     }
 
@@ -205,7 +247,7 @@ impl<'c, S: System> Running<'c, S> {
         if let Some(member) = self.crew.member_mut(index) {
             member.outcomes = Reader::default();
         }
-        let packet = self.round.packet()?;
+        let packet = self.round.packet(self.crew)?;
         self.participants.push((index, true));
         self.crew.send(index, &packet);
         Ok(())
@@ -215,9 +257,14 @@ impl<'c, S: System> Running<'c, S> {
     ///
     /// # Errors
     /// `Closed` in a child that `progress` forked: the call is the parent's.
-    pub(crate) fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Settled> {
+    #[inline]
+    pub(crate) fn finish(mut self, mut progress: Option<&mut dyn FnMut(Progress)>) -> Result<Settled> {
         loop {
             while !self.participants.is_empty() {
+                let Some(progress) = &mut progress else {
+                    self.step();
+                    continue;
+                };
                 let before = self.tally.progress();
                 self.step();
                 if self.tally.progress() != before {
@@ -230,9 +277,12 @@ impl<'c, S: System> Running<'c, S> {
                     }
                 }
             }
+            if self.tally.is_whole() {
+                break;
+            }
             self.heed_stop();
             let left = self.tally.open();
-            if left.is_empty() || self.tally.has_failed() {
+            if self.tally.has_failed() {
                 break;
             }
             if let Err(error) = self.run_again(left) {
@@ -245,8 +295,15 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Begins no more chunks when the call has to stop, and a while later kills those that are still at work.
+    #[inline]
     fn heed_stop(&mut self) {
-        match (self.stopping, &self.limits.stop) {
+        if self.limits.stop.is_some() {
+            self.stop_in_time();
+        }
+    }
+
+    fn stop_in_time(&mut self) {
+        match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => {
                 if let Some(reason) = stop.reason() {
                     self.tally.stop(reason, stop.message(reason));
@@ -269,7 +326,7 @@ impl<'c, S: System> Running<'c, S> {
 
     /// How long nobody has to look, if nobody rings.
     fn may_sleep(&self) -> Duration {
-        let until = match (self.stopping, &self.limits.stop) {
+        let until = match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.attention(),
             (Stopping::Grace(Some(until)), _) => Some(until.saturating_duration_since(Instant::now())),
             _ => None,
@@ -278,6 +335,7 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Waits until something happens, and handles all that has.
+    #[inline]
     fn step(&mut self) {
         self.heed_stop();
         let stirred = || {
@@ -285,16 +343,21 @@ impl<'c, S: System> Running<'c, S> {
             self.crew.has_news() || self.participants.iter().any(told)
         };
         // A clock is looked at less often than words: the deadline is what the sleep is cut short for.
-        let cancelled = || match (self.stopping, &self.limits.stop) {
+        let cancelled = || match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.is_cancelled(),
             _ => false,
         };
-        let pause = self.may_sleep();
         let spin = self.crew.spin_beside(self.participants.len());
-        let before = Instant::now();
-        self.page.wait_as_parent(spin, pause, || stirred() || cancelled());
-        if !stirred() {
-            self.quiet += before.elapsed();
+        let mut asleep_since = None;
+        let timeout = || {
+            asleep_since = Some(Instant::now());
+            self.may_sleep()
+        };
+        self.crew.page().wait_as_parent(spin, timeout, || stirred() || cancelled());
+        if let Some(since) = asleep_since
+            && !stirred()
+        {
+            self.quiet += since.elapsed();
         }
         let suspicious = self.quiet >= UNEASE;
         if suspicious {
@@ -304,25 +367,28 @@ impl<'c, S: System> Running<'c, S> {
     }
 
     /// Has a participant finished, or does it want to be looked at?
+    #[inline]
     fn has_told(&self, index: usize) -> bool {
         let seen = self.crew.member(index).map(|member| member.news);
-        self.page.has_finished(index, self.round.call) || seen != Some(self.page.news(index))
+        self.crew.page().has_finished(index, self.round.call) || seen != Some(self.crew.page().news(index))
     }
 
     /// Looks at every participant, and where there is news or `suspicious` is set at whether it lives.
+    #[inline]
     fn look(&mut self, suspicious: bool) {
         let news = self.crew.take_news() || suspicious;
-        // From the last one on: who retires does not move those before it, and who joins has nothing to say yet.
+        // From the last one on: who retires moves none of those before it, and who joins has nothing to say yet. Who takes
+        // the place of one that retires was looked at.
         for place in (0..self.participants.len()).rev() {
             let Some(&(index, talking)) = self.participants.get(place) else { continue };
             // Read before what it wrote: once it has finished there is nothing more to come.
-            let finished = self.page.has_finished(index, self.round.call);
+            let finished = self.crew.page().has_finished(index, self.round.call);
             // Not where there is nothing to hear: what it writes is on lines that it needs for itself.
-            if talking && (news || self.has_told(index)) {
+            if talking && (finished || news || self.has_told(index)) {
                 self.listen(index);
             }
-            if finished && self.is_heard(index) {
-                self.retire(index);
+            if finished && self.participants.get(place) == Some(&(index, true)) {
+                self.participants.swap_remove(place);
             } else if news && self.takes_part(index) {
                 self.check(index);
             }
@@ -333,6 +399,7 @@ impl<'c, S: System> Running<'c, S> {
         self.participants.iter().any(|&(participant, _)| participant == index)
     }
 
+    #[inline]
     fn is_heard(&self, index: usize) -> bool {
         self.participants.contains(&(index, true))
     }
@@ -343,13 +410,12 @@ impl<'c, S: System> Running<'c, S> {
 
     /// Takes in all that a worker has written and said.
     fn listen(&mut self, index: usize) {
-        let page = Arc::clone(&self.page);
-        if let Some(member) = self.crew.member_mut(index) {
+        if let Some((member, page)) = self.crew.member_on_page(index) {
             // Read before what it is about.
             member.news = page.news(index);
             let whose = (index, self.round.call, page.has_finished(index, self.round.call));
             let (mut done, mut failed) = (false, false);
-            let read = member.outcomes.read(&page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
+            let read = member.outcomes.read(page, whose, &mut self.tally, Tally::buffer, |tally, entry| {
                 let noted = tally.note_entry(entry);
                 done |= noted == Noted::Done;
                 failed |= noted == Noted::Failed;
@@ -361,15 +427,18 @@ impl<'c, S: System> Running<'c, S> {
             }
         }
         while self.is_heard(index) {
-            let Some(said) = self.crew.member_mut(index).and_then(|member| member.next_said(&page)) else { break };
+            let said = self.crew.member_on_page(index).and_then(|(member, page)| member.next_said(page));
             match said {
-                Ok(Some(received)) => {
+                None => break,
+                Some(Ok(Some(received))) => {
                     if !self.take_in(index, received) {
                         self.silence(index, ErrorKind::WorkerDied, "said what no worker says".to_owned());
                     }
                 }
-                Ok(None) => self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned()),
-                Err(error) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
+                Some(Ok(None)) => {
+                    self.silence(index, ErrorKind::WorkerDied, "closed its connection to the pool".to_owned());
+                }
+                Some(Err(error)) => self.silence(index, ErrorKind::Io, format!("could not be heard ({error})")),
             }
         }
     }
@@ -385,7 +454,7 @@ impl<'c, S: System> Running<'c, S> {
             if self.takes_part(index) {
                 self.mourn(index);
             }
-        } else if closed && self.page.has_finished(index, self.round.call) {
+        } else if closed && self.crew.page().has_finished(index, self.round.call) {
             // It did no harm; it is replaced before the next call.
             self.listen(index);
             self.retire(index);
@@ -403,6 +472,7 @@ impl<'c, S: System> Running<'c, S> {
         })
     }
 
+    #[inline]
     fn hear_outcomes(&mut self, done: bool, failed: bool) {
         if done {
             // It gets on.
@@ -419,7 +489,7 @@ impl<'c, S: System> Running<'c, S> {
             // Where that fails the process has ended.
             let _ = member.process().pidfd.kill(libc::SIGKILL);
         }
-        self.silenced.push((index, kind, why));
+        self.losses().silenced.push((index, kind, why));
         self.stop_listening(index);
     }
 
@@ -449,11 +519,12 @@ impl<'c, S: System> Running<'c, S> {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
         self.tally.note_lost_worker();
-        let begun = self.page.last_begun(index, self.round.call);
+        let begun = self.crew.page().last_begun(index, self.round.call);
         let lost =
-            begun.and_then(|ticket| self.round.message.chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
-        let silenced = self.silenced.iter().position(|(silenced, ..)| *silenced == index);
-        let (kind, how) = match silenced.map(|position| self.silenced.swap_remove(position)) {
+            begun.and_then(|ticket| self.crew.message().chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
+        let silenced = &mut self.losses().silenced;
+        let known = silenced.iter().position(|(silenced, ..)| *silenced == index);
+        let (kind, how) = match known.map(|position| silenced.swap_remove(position)) {
             Some((_, kind, why)) => (kind, format!("{why} and was killed")),
             None if ended == Ended::Exited(NO_ROOM) => {
                 (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
@@ -470,7 +541,7 @@ impl<'c, S: System> Running<'c, S> {
             self.lose(chunk, kind, &format!("{death} while it ran"));
         }
         // Where there is work left, somebody has to do it.
-        if self.round.closed || self.page.left(self.round.call, self.round.sharers) == 0 {
+        if self.round.closed || self.crew.page().left(self.round.call, self.round.sharers) == 0 {
             return;
         }
         if lost.is_none() && !self.may_replace() {
@@ -495,6 +566,10 @@ impl<'c, S: System> Running<'c, S> {
         }
     }
 
+    fn losses(&mut self) -> &mut Losses {
+        self.losses.get_or_insert_default()
+    }
+
     /// One more replacement that had nothing to show for it: is there another one?
     fn may_replace(&mut self) -> bool {
         let left = self.replacements.checked_sub(1);
@@ -505,7 +580,7 @@ impl<'c, S: System> Running<'c, S> {
     /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
     fn lose(&mut self, chunk: usize, kind: ErrorKind, how: &str) {
         self.tally.note_cut_short(chunk);
-        let deaths = self.deaths.entry(chunk).or_default();
+        let deaths = self.losses().deaths.entry(chunk).or_default();
         *deaths += 1;
         let deaths = *deaths;
         // Once the call has to stop, workers are killed, and that is what is told.
@@ -531,7 +606,7 @@ impl<'c, S: System> Running<'c, S> {
 
     fn close(&mut self) {
         if !std::mem::replace(&mut self.round.closed, true) {
-            self.page.close(self.round.call);
+            self.crew.page().close(self.round.call);
         }
     }
 }
@@ -542,14 +617,14 @@ impl<S: System> Drop for Running<'_, S> {
             // A forked child in which a callback panicked: neither the call nor its workers are its own.
             return;
         }
-        if self.participants.is_empty() {
-            // Nobody is left who could draw a ticket: the line that they look at may stay in their caches.
-            return;
+        // Where nobody is left who could draw a ticket, the line that they look at may stay in their caches.
+        if !self.participants.is_empty() {
+            self.close();
+            while !self.participants.is_empty() {
+                self.step();
+            }
         }
-        self.close();
-        while !self.participants.is_empty() {
-            self.step();
-        }
+        std::mem::swap(&mut self.crew.participants, &mut self.participants);
     }
 }
 
@@ -564,6 +639,7 @@ mod tests {
     use crate::pool::control::MAX_CALL;
     use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
+    use crate::pool::schedule::Schedule;
     use crate::pool::task::{Plain, TaskRef};
 
     fn crew(workers: usize) -> Crew {
@@ -571,21 +647,23 @@ mod tests {
     }
 
     /// A call of a task that takes and returns numbers.
-    fn message<A: Args>(crew: &mut Crew, plan: &mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> CallMessage {
-        let Division { count, rows, len } = plan.divide(crew.len()).unwrap();
-        let task = TaskRef::new::<A, u32, Plain>(task).address().unwrap();
-        let blocks = plan.blocks.iter().map(|block| (block.core.memory().lock().block().serial(), false)).collect();
-        let leaves = plan.leaves.clone();
-        CallMessage { call: crew.next_call(), task, count, rows, len, blocks, leaves, left: None }
+    fn asked<'a, A: Args>(crew: &Crew, plan: &'a mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> Asked<'a> {
+        let division = plan.divide(crew.len()).unwrap();
+        let task = TaskRef::new::<A, u32, Plain>(task);
+        Asked { task, division, schedule: Schedule::Dynamic, blocks: &plan.blocks, leaves: &plan.leaves }
     }
 
-    /// A call over the items 0 to 5, whose tasks double theirs.
-    fn doubling(crew: &mut Crew) -> CallMessage {
+    /// A plan for a call over the items 0 to 5.
+    fn six<'p>() -> Plan<'p> {
         let items: Vec<u32> = (0..6).collect();
-        let args = Each(&items);
         let mut plan = Plan::new();
-        args.describe(&mut plan).unwrap();
-        message::<Each<'_, u32>>(crew, &mut plan, |item, _| 2 * item)
+        plan.push_items(&items).unwrap();
+        plan
+    }
+
+    /// Whose tasks double theirs.
+    fn doubling<'a>(crew: &Crew, plan: &'a mut Plan<'_>) -> Asked<'a> {
+        asked::<Each<'_, u32>>(crew, plan, |item, _| 2 * item)
     }
 
     fn stop(crew: &Crew, index: usize) {
@@ -602,7 +680,7 @@ mod tests {
     }
 
     fn results(running: Running<'_>) -> Vec<u32> {
-        let settled = running.finish(&mut |_| ()).unwrap();
+        let settled = running.finish(None).unwrap();
         assert!(settled.failure.is_none() && !settled.cut_short, "{:?}", settled.failure);
         settled.results.decode().unwrap()
     }
@@ -613,9 +691,10 @@ mod tests {
         let page = Arc::clone(crew.page());
         stop(&crew, 0);
         stop(&crew, 1);
-        let message = doubling(&mut crew);
-        let call = message.call;
-        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+        let mut plan = six();
+        let doubling = doubling(&crew, &mut plan);
+        let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+        let call = running.round.call;
         // The second worker draws a ticket and dies before its *current* word says so.
         assert_eq!(page.draw(1, call, 2, 1), Some(3..4));
         page.clear(1);
@@ -632,10 +711,11 @@ mod tests {
         let mut crews = Vec::new();
         for _ in 0..4 {
             crew.replace_dead().unwrap();
-            let message = doubling(&mut crew);
-            calls.push(message.call);
             crews.push(crew.pids());
-            let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+            let mut plan = six();
+            let doubling = doubling(&crew, &mut plan);
+            let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+            calls.push(running.round.call);
             assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
         }
         assert_eq!(calls, [MAX_CALL - 1, MAX_CALL, 1, 2]);
@@ -649,8 +729,9 @@ mod tests {
     }
 
     fn empty(crew: &mut Crew) -> Vec<u32> {
-        let message = message::<()>(crew, &mut Plan::new(), |(), _| mappings());
-        results(Running::start(crew, &[], message, Limits::default()).unwrap())
+        let mut plan = Plan::new();
+        let asked = asked::<()>(crew, &mut plan, |(), _| mappings());
+        results(Running::start(crew, &asked, Limits::default()).unwrap())
     }
 
     #[test]
@@ -661,15 +742,16 @@ mod tests {
         let mut with_array = Plan::new();
         args.describe(&mut with_array).unwrap();
         let without = empty(&mut crew);
-        let lending = message::<&SharedArray<u8, Ix1>>(&mut crew, &mut with_array, |_, _| mappings());
-        let with = results(Running::start(&mut crew, &with_array.blocks, lending, Limits::default()).unwrap());
+        let lending = asked::<&SharedArray<u8, Ix1>>(&crew, &mut with_array, |_, _| mappings());
+        let with = results(Running::start(&mut crew, &lending, Limits::default()).unwrap());
         assert_eq!((without.len(), with.clone()), (1, vec![without[0] + 1]));
 
         stop(&crew, 0);
         let serial = array.core().memory().lock().block().serial();
         crew.forget(&mut vec![serial]);
-        let message = message::<()>(&mut crew, &mut Plan::new(), |(), _| mappings());
-        let running = Running::start(&mut crew, &[], message, Limits::default()).unwrap();
+        let mut plan = Plan::new();
+        let asked = asked::<()>(&crew, &mut plan, |(), _| mappings());
+        let running = Running::start(&mut crew, &asked, Limits::default()).unwrap();
         go_on(running.crew, 0);
         assert_eq!(results(running), with, "the call did not have to wait");
         assert_eq!(empty(&mut crew), without);

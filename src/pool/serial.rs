@@ -15,13 +15,13 @@ use super::task::{Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     division: Division,
     task: TaskRef,
     stop: Option<&Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    let held = lock(plan, division, stop)?;
+    lock(plan, division, stop)?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -31,14 +31,14 @@ pub(super) fn run(
             fresh: None,
         })
         .collect();
-    let unsettled = Unsettled(&held);
+    let unsettled = Unsettled(&plan.blocks);
     let mut share = All { next: 0, division, tally: Tally::new(division), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
-    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked by `held`, and chunks
+    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped, and chunks
     // run one after another.
     unsafe { task.run(&mut cursor, &mut share, &mut Record::default()) };
     let settled = share.tally.settle();
-    unsettled.settle(&settled);
+    unsettled.settle(settled.cut_short);
     Ok(settled)
 }
 

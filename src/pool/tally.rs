@@ -73,11 +73,14 @@ impl Tally {
         self.failure.is_some()
     }
 
+    /// Has every chunk a result?
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.chunks_done == self.results.len()
+    }
+
     /// Chunks without an outcome.
     pub(super) fn open(&self) -> Vec<usize> {
-        if self.chunks_done == self.results.len() {
-            return Vec::new();
-        }
         (0..self.results.len()).filter(|&chunk| self.is_open(chunk)).collect()
     }
 
@@ -186,7 +189,7 @@ impl Tally {
 
     /// To be called when nobody works on the call any more.
     pub(super) fn settle(self) -> Settled {
-        if self.chunks_done == self.results.len() {
+        if self.is_whole() {
             return Settled { results: self.results, failure: None, cut_short: false };
         }
         let unfinished = self.division.rows_where(|chunk| !self.results.is_done(chunk));

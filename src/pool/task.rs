@@ -64,6 +64,13 @@ pub(crate) struct TaskRef {
     function: usize,
 }
 
+/// The same constant may lie in several places, and several tasks may be the same code: what is equal does the same.
+impl PartialEq for TaskRef {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.entry, other.entry) && self.function == other.function
+    }
+}
+
 impl TaskRef {
     pub(crate) fn new<A: Args, R, K: Kind<R>>(task: Task<A, R>) -> Self {
         Self { entry: Instance::<A, R, K>::ENTRY, function: task as usize }

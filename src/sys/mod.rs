@@ -20,4 +20,5 @@ pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod space;
 pub(crate) mod stamp;
+pub(crate) mod thread_id;
 pub(crate) mod threads;

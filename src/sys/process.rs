@@ -354,11 +354,17 @@ mod tests {
     #[test]
     fn a_process_that_is_not_ours_is_waited_for() {
         // The shell tells its background process's id and ends; that process is then no child of ours.
-        let output = Command::new("sh").args(["-c", "sleep 0.3 >/dev/null 2>&1 & echo $!"]).output().unwrap();
+        let output = Command::new("sh").args(["-c", "sleep 100 >/dev/null 2>&1 & echo $!"]).output().unwrap();
         let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         let pidfd = PidFd::open(pid).unwrap();
         assert_eq!(pidfd.wait_timeout(Duration::from_millis(1)), None);
-        assert_eq!(pidfd.wait(), Ended::Unknown);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| pidfd.wait());
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            pidfd.kill(libc::SIGKILL).unwrap();
+            assert_eq!(waiting.join().unwrap(), Ended::Unknown);
+        });
     }
 
     #[test]

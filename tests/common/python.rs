@@ -214,8 +214,17 @@ fn prepare(environment: &Path) -> Option<PathBuf> {
             made => check("python3 -m venv", made),
         }
         let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy"]);
-        check("pip install numpy", pip.output());
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10", "numpy"]);
+        // What a package index refuses once it gives a while later; pip itself asks again only where a connection fails.
+        let mut installed = pip.output();
+        for pause in [2, 5, 10, 20] {
+            if installed.as_ref().is_ok_and(|output| output.status.success()) {
+                break;
+            }
+            thread::sleep(Duration::from_secs(pause));
+            installed = pip.output();
+        }
+        check("pip install numpy", installed);
         fs::write(&stamp, RECIPE).expect("the environment can be written");
     }
     Some(python)

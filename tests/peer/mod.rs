@@ -24,9 +24,10 @@ pub(crate) fn role() -> Option<(String, String)> {
     Some((role.to_owned(), argument.to_owned()))
 }
 
-/// Says a line to the test, from the other process.
+/// Says a line to the test, from the other process: in one write, so that it stays whole beside what others write there,
+/// and who is killed meanwhile has said all of it or nothing.
 pub(crate) fn say(line: &str) {
-    eprintln!("{MARK}{line}");
+    std::io::stderr().write_all(format!("{MARK}{line}\n").as_bytes()).unwrap();
 }
 
 /// Waits for a line of the test, in the other process, which ends when the test is gone.

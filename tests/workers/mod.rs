@@ -101,6 +101,20 @@ pub(crate) fn wait_until_gone(pids: &[u32]) {
     }
 }
 
+/// Makes calls until the pool has noticed that those workers are gone, and has others in their places.
+#[track_caller]
+pub(crate) fn wait_until_replaced(pool: &Pool, dead: &[u32]) {
+    let start = Instant::now();
+    loop {
+        pool.for_each((), |(), _| ()).unwrap();
+        if !pool.worker_pids().iter().any(|pid| dead.contains(pid)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "one of {dead:?} was not replaced");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Kills what is left of processes that a test started indirectly, also where the test fails.
 #[derive(Debug, Default)]
 pub(crate) struct KillAtEnd(pub(crate) Vec<u32>);

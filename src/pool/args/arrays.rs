@@ -23,7 +23,7 @@ fn leaf<T: Pod, D: Dimension>(core: &Core, elements: &Elements<T, D>) -> ArrayLe
     ArrayLeaf {
         slot: 0,
         offset: elements.offset_in(core.bytes()),
-        shape: elements.dim().slice().to_vec(),
+        shape: elements.dim().slice().into(),
         fortran: elements.is_fortran(),
         split: None,
     }

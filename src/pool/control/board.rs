@@ -78,6 +78,7 @@ fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
 }
 
 /// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
+#[inline]
 fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     // Both factors are below 2^24.
     let from = |index| tickets * index / participants.max(1);
@@ -110,16 +111,20 @@ impl<W: Words> Board<W> {
     }
 
     /// How many workers there are places for.
+    #[inline]
     pub(crate) fn workers(&self) -> usize {
         self.workers
     }
 
+    #[inline]
     fn of_all(&self, line: usize) -> &W::Word {
         self.words.word(line, 0)
     }
 
+    /// A worker that is none would have lines past the last one, which [`Words::word`] refuses.
+    #[inline]
     fn of(&self, worker: usize, line: usize, place: usize) -> &W::Word {
-        assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
+        debug_assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
         self.words.word(WORKERS + worker * LINES_A_WORKER + line, place)
     }
 
@@ -167,6 +172,7 @@ impl<W: Words> Board<W> {
 
     /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
     /// Nobody is told yet.
+    #[inline]
     pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
@@ -183,7 +189,15 @@ impl<W: Words> Board<W> {
         }
     }
 
+    /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
+    #[inline]
+    pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
+        let (done, written) = self.noted_at_the_end(worker, call);
+        written == 0 && done == Some(share(tickets, participants, worker))
+    }
+
     /// Parent: tells a worker of a call whose description is `id`, and wakes it.
+    #[inline]
     pub(crate) fn announce(&self, worker: usize, call: u64, id: u64) {
         // Relaxed: ordered by the next store.
         self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
@@ -208,6 +222,7 @@ impl<W: Words> Board<W> {
     // Calls, by a worker.
 
     /// Worker: the call that it was told of last, and the number of its description.
+    #[inline]
     pub(crate) fn announced(&self, worker: usize) -> (u64, u64) {
         // Acquire: pairs with the release in `announce`.
         let call = self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire);
@@ -221,16 +236,16 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: tickets of `call` for itself alone, one after another and at most so many, from its own share, or else one
-    /// from what others have left of theirs. `None` where there are none, or the call is closed.
+    /// from what the first `helped` workers have left of theirs. `None` where there are none, or the call is closed.
     ///
     /// Each is to be [begun](Desk::begin).
-    pub(crate) fn draw(&self, worker: usize, call: u64, participants: usize, most: usize) -> Option<Range<usize>> {
+    pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        self.draw_own(worker, call, most).or_else(|| self.steal(worker, call, participants))
+        self.draw_own(worker, call, most).or_else(|| self.steal(worker, call, helped))
     }
 
     fn draw_own(&self, worker: usize, call: u64, most: usize) -> Option<Range<usize>> {
@@ -258,10 +273,10 @@ impl<W: Words> Board<W> {
     }
 
     #[cold]
-    fn steal(&self, worker: usize, call: u64, participants: usize) -> Option<Range<usize>> {
-        // Its own is among them, and empty: a worker that has joined late may not be among those who began with a share.
-        (0..participants).find_map(|step| {
-            let from = self.of((worker + 1 + step) % participants, DOWN, DOWN_RUN);
+    fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<Range<usize>> {
+        // A worker that has joined late is not among those who began with a share; one that is knows that its own is empty.
+        (worker + 1..helped).chain(0..helped.min(worker)).find_map(|other| {
+            let from = self.of(other, DOWN, DOWN_RUN);
             let mut seen = from.load(Relaxed);
             loop {
                 let Range { start, end } = unpack_range(seen, call)?;
@@ -297,6 +312,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: nothing of `call` is touched by it any more, and all that came of it was written or said.
+    #[inline]
     pub(super) fn note_finished(&self, worker: usize, call: u64, done: &Range<usize>, written: usize) {
         // Relaxed: ordered by the next store.
         self.of(worker, UP, UP_DONE).store(pack_range(call, done.start, done.end), Relaxed);
@@ -317,6 +333,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
+    #[inline]
     pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
         // Acquire: as in `has_finished`.
         let (_, written) = unpack(self.of(worker, UP, UP_FINISHED).load(Acquire));
@@ -334,6 +351,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: how many messages it was sent.
+    #[inline]
     pub(crate) fn mail(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_mail`.
         self.of(worker, DOWN, DOWN_MAIL).load(Acquire)
@@ -348,6 +366,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent: how many messages the worker has sent.
+    #[inline]
     pub(crate) fn said(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_said`.
         self.of(worker, UP, UP_SAID).load(Acquire)
@@ -371,23 +390,43 @@ impl<W: Words> Board<W> {
     // Sleep.
 
     /// Wakes the parent, after a change that it waits for.
+    #[inline]
     pub(crate) fn ring_parent(&self) {
         ring(self.of_all(PARENT_ASLEEP));
     }
 
     /// Wakes a worker, after a change that it waits for.
+    #[inline]
     pub(crate) fn ring_worker(&self, worker: usize) {
         ring(self.of(worker, ASLEEP, 0));
     }
 
-    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
-    pub(crate) fn wait_as_parent(&self, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
-        wait(self.of_all(PARENT_ASLEEP), spin, timeout, come);
+    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first. The time
+    /// is asked for only by who is about to sleep.
+    #[inline]
+    pub(crate) fn wait_as_parent(
+        &self,
+        spin: Duration,
+        timeout: impl FnOnce() -> Duration,
+        mut come: impl FnMut() -> bool,
+    ) {
+        if !spin_until(spin, &mut come) {
+            sleep_until(self.of_all(PARENT_ASLEEP), timeout(), come);
+        }
     }
 
-    /// Worker: as [`wait_as_parent`](Self::wait_as_parent).
-    pub(crate) fn wait_as_worker(&self, worker: usize, spin: Duration, timeout: Duration, come: impl FnMut() -> bool) {
-        wait(self.of(worker, ASLEEP, 0), spin, timeout, come);
+    /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
+    #[inline]
+    pub(crate) fn wait_as_worker(
+        &self,
+        worker: usize,
+        spin: Duration,
+        timeout: Duration,
+        mut come: impl FnMut() -> bool,
+    ) {
+        if !spin_until(spin, &mut come) {
+            sleep_until(self.of(worker, ASLEEP, 0), timeout, come);
+        }
     }
 }
 
@@ -438,6 +477,7 @@ impl<W: Words> Desk<'_, W> {
 ///
 /// Whoever is killed in here has woken nobody, and the next one to ring does. A worker that was killed in its sleep leaves
 /// the word odd; then it is rung in vain until another one takes its place.
+#[inline]
 fn ring<A: Word>(asleep: &A) {
     // Who is about to sleep makes the word odd, then looks at what it waits for; who rings changes that, then looks at
     // the word. With a fence between on both sides at least one of them sees what the other did.
@@ -456,19 +496,26 @@ fn awaken<A: Word>(asleep: &A) {
     asleep.wake();
 }
 
-fn wait<A: Word>(asleep: &A, spin: Duration, timeout: Duration, mut come: impl FnMut() -> bool) {
+/// `false` where it has not come after that time.
+#[inline]
+fn spin_until(time: Duration, mut come: impl FnMut() -> bool) -> bool {
     let mut since = None;
-    while !spin.is_zero() {
+    while !time.is_zero() {
         for _ in 0..32 {
             if come() {
-                return;
+                return true;
             }
             spin_loop();
         }
-        if since.get_or_insert_with(Instant::now).elapsed() >= spin {
+        if since.get_or_insert_with(Instant::now).elapsed() >= time {
             break;
         }
     }
+    false
+}
+
+#[cold]
+fn sleep_until<A: Word>(asleep: &A, timeout: Duration, mut come: impl FnMut() -> bool) {
     // Relaxed: before the fence, see `ring`.
     let word = asleep.fetch_add(ASLEEP_BIT, Relaxed).wrapping_add(ASLEEP_BIT);
     A::fence();

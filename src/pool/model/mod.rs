@@ -13,7 +13,7 @@
 //! # What runs
 //!
 //! The pool's own code, over another [`System`](super::system::System): `control` with its words and records, `crew`,
-//! `running` and `tally` as the parent, `worker` with its messages and tasks as the workers, which are threads of
+//! `smooth`, `running` and `tally` as the parent, `worker` with its messages and tasks as the workers, which are threads of
 //! [loom](https://docs.rs/loom). It runs every scenario again and again until it has seen every execution: every order of
 //! steps that matters with so many preemptions at most, and every older value that a load may still return by the
 //! orderings of the C++ memory model.
@@ -76,6 +76,7 @@ fn outcomes_arrive_by_every_way() {
 #[test]
 fn one_call_follows_another() {
     Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).memory(Memory::Strong).check();
+    Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).watched().preemptions(1).memory(Memory::Strong).check();
     Scenario::new(1, &[&[Nothing], &[Little]]).preemptions(1).check();
 }
 
@@ -83,6 +84,7 @@ fn one_call_follows_another() {
 fn a_late_worker_takes_nothing_from_the_next_call() {
     Scenario::new(2, &[&[Nothing], &[Nothing]]).preemptions(1).check();
     Scenario::new(2, &[&[Nothing, Nothing], &[Nothing]]).preemptions(1).memory(Memory::Strong).check();
+    Scenario::new(2, &[&[Nothing, Nothing], &[Nothing]]).watched().preemptions(1).memory(Memory::Strong).check();
 }
 
 #[test]
@@ -112,6 +114,7 @@ fn the_pool_ends() {
 #[test]
 fn the_only_worker_dies_at_any_step() {
     check_deaths(0, || Scenario::new(1, &[&[Nothing], &[Nothing]]).preemptions(1).memory(Memory::Strong));
+    check_deaths(0, || Scenario::new(1, &[&[Nothing], &[Nothing]]).watched().preemptions(0).memory(Memory::Strong));
     check_deaths(0, || Scenario::new(1, &[&[Nothing, Little]]).preemptions(0));
 }
 
@@ -137,7 +140,13 @@ fn lost_chunks_run_again() {
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn without_orderings_what_was_written_is_not_there() {
-    Scenario::new(1, &[&[Little]]).preemptions(1).memory(Memory::Relaxed).check();
+    Scenario::new(1, &[&[Little]]).watched().preemptions(1).memory(Memory::Relaxed).check();
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_orderings_rows_are_not_there_after_a_smooth_call() {
+    Scenario::new(1, &[&[Nothing]]).preemptions(1).memory(Memory::Relaxed).check();
 }
 
 #[test]

@@ -6,9 +6,14 @@ use std::time::Instant;
 
 use super::machine::{Machine, Model};
 use super::trace;
+use crate::pool::chunk::{Division, Progress};
 use crate::pool::crew::{Crew, CrewOptions};
-use crate::pool::protocol::CallMessage;
-use crate::pool::running::{Limits, Running};
+use crate::pool::protocol::Asked;
+use crate::pool::results::Results;
+use crate::pool::running::Limits;
+use crate::pool::schedule::Schedule;
+use crate::pool::smooth;
+use crate::pool::tally::Settled;
 use crate::pool::task::{Plain, TaskRef};
 
 /// What a chunk's task returns, and so which way it goes.
@@ -45,6 +50,8 @@ pub(super) struct Scenario {
     pub(super) news_after_each_chunk: bool,
     /// How many tickets workers draw at a time.
     pub(super) portion: usize,
+    /// Whether somebody watches the calls' progress, so that none of them is `smooth`.
+    pub(super) watched: bool,
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
     preemptions: usize,
@@ -64,6 +71,7 @@ impl Scenario {
             memory: Memory::AsOrdered,
             news_after_each_chunk: false,
             portion: 1,
+            watched: false,
             farewell: false,
             preemptions: 0,
             deaths: Vec::new(),
@@ -91,6 +99,10 @@ impl Scenario {
 
     pub(super) fn news_after_each_chunk(self) -> Self {
         Self { news_after_each_chunk: true, ..self }
+    }
+
+    pub(super) fn watched(self) -> Self {
+        Self { watched: true, ..self }
     }
 
     pub(super) fn and_farewell(self) -> Self {
@@ -159,16 +171,19 @@ fn parent(machine: &Machine) {
     let mut crew = Crew::<Model>::start_in(options).expect("workers start");
     let task =
         TaskRef::new::<(), _, Plain>(|(), chunk| Machine::run_task(|stage, life| stage.run(life, chunk.index())));
-    let task = task.address().expect("the task is in this executable");
     for &returns in scenario.calls {
         machine.stage.begin(returns);
         crew.replace_dead().expect("workers start");
-        let (call, count) = (crew.next_call(), returns.len());
-        let message =
-            CallMessage { call, task, count, rows: 1, len: count, blocks: Vec::new(), leaves: Vec::new(), left: None };
-        let running = Running::start(&mut crew, &[], message, Limits { retries: scenario.retries, stop: None })
-            .expect("the call is described");
-        let settled = running.finish(&mut |_| ()).expect("no process was forked");
+        let division = Division { count: returns.len(), rows: 1, len: returns.len() };
+        let asked = Asked { task, division, schedule: Schedule::Dynamic, blocks: &[], leaves: &[] };
+        let limits = Limits { retries: scenario.retries, stop: None };
+        let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut |_| ()) } else { None };
+        let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
+        let settled = settled.expect("no process was forked").unwrap_or_else(|| Settled {
+            results: Results::of_nothing(returns.len()),
+            failure: None,
+            cut_short: false,
+        });
         machine.stage.check(&settled, scenario.retries);
         crew.replace_dead().expect("workers start");
     }

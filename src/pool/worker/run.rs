@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use smallvec::SmallVec;
 
 use super::{Kept, Worker, panics};
 use crate::array::Bytes;
@@ -29,7 +30,7 @@ const LINGER: Duration = Duration::from_millis(5);
 struct Pace {
     rung: Duration,
     looked: Duration,
-    /// Chunks since the clock was looked at, and how many it takes: quick ones need no look each.
+    /// Chunks that were begun since the clock was looked at, and how many it takes: quick ones need no look each.
     chunks: u32,
     patience: u32,
 }
@@ -42,21 +43,29 @@ impl Pace {
         Self { rung: now, looked: now, chunks: 0, patience: 1 }
     }
 
+    /// Where there will be but one chunk, most likely: where there is another one, the parent is told of the first.
+    fn of_one_chunk() -> Self {
+        Self::new(Duration::ZERO)
+    }
+
     /// How many chunks are so quick that they may well be taken at a time.
     fn patience(&self) -> usize {
         self.patience as usize
     }
 
-    /// To be asked after each chunk.
-    fn is_due(&mut self, now: impl FnOnce() -> Duration) -> bool {
-        self.chunks += 1;
-        if self.chunks < self.patience {
-            return false;
-        }
-        let now = now();
+    /// To be asked before each chunk: is the clock to be looked at?
+    #[inline]
+    fn is_worth_a_look(&mut self) -> bool {
+        let worth = self.chunks == self.patience;
+        self.chunks = if worth { 1 } else { self.chunks + 1 };
+        worth
+    }
+
+    /// To be asked then: is it time to ring?
+    fn is_due(&mut self, now: Duration) -> bool {
         let quick = now.saturating_sub(self.looked) < Self::QUICK;
         self.patience = if quick { (2 * self.patience).min(Self::MOST) } else { 1 };
-        (self.looked, self.chunks) = (now, 0);
+        self.looked = now;
         let due = now.saturating_sub(self.rung) >= LINGER;
         if due {
             self.rung = now;
@@ -85,14 +94,16 @@ impl<S: System> Worker<S> {
         message: &CallMessage,
     ) -> Result<()> {
         let blocks = self.find_blocks(message)?;
-        let lent = note_lent(self.ids_of(message));
+        // The blocks are the parent's again when it knows that this worker has finished.
+        let lent = (!blocks.is_empty()).then(|| note_lent(self.lent(message)));
+        let one_each = message.tickets() <= self.page.workers();
         let mut work = Work {
             worker: self,
             message,
-            sharers: message.sharers(self.page.workers()),
+            helped: message.helped(self.page.workers()),
             tickets: 0..0,
             writer: Writer::new(&self.page, self.index, call),
-            pace: Pace::new(S::now()),
+            pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
             leaving,
             home: epoch(),
         };
@@ -102,7 +113,6 @@ impl<S: System> Worker<S> {
         // the chunks are drawn from the control page by this worker alone.
         unsafe { task.run(&mut cursor, &mut work, record) };
         let writer = work.writer;
-        // The blocks are the parent's again when it knows that this worker has finished.
         drop(lent);
         writer.finish();
         Ok(())
@@ -119,30 +129,36 @@ impl<S: System> Worker<S> {
         self.say(packet);
     }
 
-    fn ids_of(&self, call: &CallMessage) -> Vec<(FileId, Mode)> {
+    /// What the call lends, as far as it is mapped here.
+    fn lent(&self, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
         let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
         let id = |serial| Some(self.blocks.get(serial)?.as_ref().ok()?.id);
-        call.blocks.iter().filter_map(|(serial, writable)| Some((id(serial)?, mode(*writable)))).collect()
+        call.blocks.iter().filter_map(move |(serial, writable)| Some((id(serial)?, mode(*writable))))
     }
 
-    fn find_blocks(&self, call: &CallMessage) -> Result<Vec<MappedBlock<'_>>> {
-        call.blocks
-            .iter()
-            .map(|(serial, writable)| match self.blocks.get(serial) {
-                Some(Ok(kept)) => {
-                    let mapping = &kept.mapping;
-                    let writable = *writable && mapping.access() == Access::ReadWrite;
-                    Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
-                }
-                Some(Err(error)) => {
-                    Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
-                }
-                None => Err(Error::new(
-                    ErrorKind::Io,
-                    "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
-                )),
-            })
-            .collect()
+    fn find_blocks(&self, call: &CallMessage) -> Result<SmallVec<[MappedBlock<'_>; 4]>> {
+        let mut found = SmallVec::new();
+        for (serial, writable) in &call.blocks {
+            found.push(self.find_block(*serial, *writable)?);
+        }
+        Ok(found)
+    }
+
+    fn find_block(&self, serial: u64, writable: bool) -> Result<MappedBlock<'_>> {
+        match self.blocks.get(&serial) {
+            Some(Ok(kept)) => {
+                let mapping = &kept.mapping;
+                let writable = writable && mapping.access() == Access::ReadWrite;
+                Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
+            }
+            Some(Err(error)) => {
+                Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
+            }
+            None => Err(Error::new(
+                ErrorKind::Io,
+                "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
+            )),
+        }
     }
 }
 
@@ -150,7 +166,7 @@ impl<S: System> Worker<S> {
 struct Work<'w, S: System> {
     worker: &'w Worker<S>,
     message: &'w CallMessage,
-    sharers: usize,
+    helped: usize,
     /// Those that it has drawn and not begun.
     tickets: Range<usize>,
     writer: Writer<'w, S::Memory>,
@@ -168,8 +184,26 @@ impl<S: System> Work<'_, S> {
         }
     }
 
-    fn send(&self, chunk: usize, outcome: Outcome) {
-        self.worker.send(self.writer.call(), chunk, outcome);
+    /// Draws the next tickets, if there are any.
+    #[cold]
+    fn draw(&mut self) {
+        let Worker { page, index, .. } = self.worker;
+        let drawn = page.draw(*index, self.writer.call(), self.helped, self.pace.patience());
+        self.tickets = drawn.unwrap_or_default();
+    }
+
+    #[cold]
+    fn look_at_clock(&mut self) {
+        if self.pace.is_due(S::now()) {
+            self.worker.page.note_news(self.worker.index);
+            // The call goes on for a while.
+            self.leaving.clear();
+        }
+    }
+
+    #[cold]
+    fn send(&self, chunk: usize, form: Form, record: &Record) {
+        self.worker.send(self.writer.call(), chunk, encoded(form, record));
     }
 }
 
@@ -179,12 +213,14 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     fn next(&mut self) -> Option<usize> {
-        let Worker { page, index, .. } = self.worker;
-        let call = self.writer.call();
         if self.tickets.is_empty() {
-            self.tickets = page.draw(*index, call, self.sharers, self.pace.patience())?;
+            self.draw();
         }
         let ticket = self.tickets.next()?;
+        // After the last one there is nothing to tell but the end.
+        if self.pace.is_worth_a_look() {
+            self.look_at_clock();
+        }
         if !self.writer.begin(ticket) {
             return None;
         }
@@ -202,12 +238,7 @@ impl<S: System> Share for Work<'_, S> {
             Form::Bytes => self.writer.value(chunk, record),
         };
         if !written {
-            self.send(chunk, encoded(form, record));
-        }
-        if self.pace.is_due(S::now) {
-            self.worker.page.note_news(self.worker.index);
-            // The call goes on for a while.
-            self.leaving.clear();
+            self.send(chunk, form, record);
         }
     }
 
@@ -219,14 +250,14 @@ impl<S: System> Share for Work<'_, S> {
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
         if encoded.is_err() || !self.writer.failure(chunk, record) {
-            self.send(chunk, Err(failure));
+            self.worker.send(self.writer.call(), chunk, Err(failure));
         }
         self.worker.page.note_news(self.worker.index);
     }
 }
 
 /// What a task returned, for a message.
-fn encoded(form: Form, record: &mut Record) -> Outcome {
+fn encoded(form: Form, record: &Record) -> Outcome {
     let bytes = match form {
         Form::Nothing => NOTHING.to_vec(),
         Form::Numbers => {

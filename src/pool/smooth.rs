@@ -1,0 +1,98 @@
+//! Calls that go as most do: all workers are there, each runs the chunks of its own share, and none of them returns
+//! anything or fails.
+//!
+//! Then there is nothing to be tallied, and the parent looks at no more than one line of each worker. Where something else
+//! comes of the call, nothing of it was taken in here, and [`Running`] goes on as if it had been there from the start.
+
+use super::chunk::Progress;
+use super::crew::Crew;
+use super::protocol::Asked;
+use super::running::{Limits, Running, UNEASE};
+use super::system::System;
+use super::tally::Settled;
+use crate::error::Result;
+
+/// Runs a call from its description to its end. `None` where every chunk has returned nothing.
+///
+/// # Errors
+/// Where workers could not be told of it: nobody was. And what [`Running::finish`] says.
+#[inline]
+pub(crate) fn run<'c, S: System>(
+    crew: &'c mut Crew<S>,
+    asked: &Asked<'c>,
+    limits: Limits<'c>,
+    progress: Option<&mut dyn FnMut(Progress)>,
+) -> Result<Result<Option<Settled>>> {
+    let call = crew.next_call();
+    let described = crew.describe(call, asked)?;
+    let Some(id) = described.filter(|_| crew.is_whole() && limits.stop.is_none() && progress.is_none()) else {
+        let running = Running::start_described(crew, asked, limits, (call, described))?;
+        return Ok(running.finish(progress).map(Some));
+    };
+    let participants = asked.division.count.min(crew.len());
+    for index in 0..participants {
+        crew.lend(index, asked.blocks)?;
+    }
+    let smooth = Smooth { crew: Some(crew), asked: *asked, limits, call, id, participants };
+    if smooth.is_all() {
+        std::mem::forget(smooth);
+        return Ok(Ok(None));
+    }
+    Ok(smooth.go_on().map_or(Ok(None), |running| running.finish(None).map(Some)))
+}
+
+/// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
+struct Smooth<'c, S: System> {
+    /// `None` once somebody goes on with the call.
+    crew: Option<&'c mut Crew<S>>,
+    asked: Asked<'c>,
+    limits: Limits<'c>,
+    call: u64,
+    id: u64,
+    /// The first so many members take part.
+    participants: usize,
+}
+
+impl<'c, S: System> Smooth<'c, S> {
+    /// Tells the workers, and waits until they have finished or there is something else to be looked at. Is that all that
+    /// there was to the call?
+    #[inline]
+    fn is_all(&self) -> bool {
+        let Some(crew) = &self.crew else { return false };
+        let (page, call, participants, tickets) =
+            (crew.page(), self.call, self.participants, self.asked.division.count);
+        page.open(call, participants, tickets);
+        for index in 0..participants {
+            page.announce(index, call, self.id);
+        }
+        let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
+        let mut finished = 0;
+        let come = || {
+            while finished < participants && page.has_finished(finished, call) {
+                finished += 1;
+            }
+            finished == participants || crew.has_news() || (finished..participants).any(has_news)
+        };
+        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, come);
+        // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
+        (0..participants).all(|index| {
+            page.has_finished(index, call)
+                && !has_news(index)
+                && page.has_done_its_share(index, call, participants, tickets)
+        })
+    }
+
+    #[cold]
+    fn go_on(mut self) -> Option<Running<'c, S>> {
+        let crew = self.crew.take()?;
+        Some(Running::go_on(crew, &self.asked, self.limits, (self.call, self.id), self.participants))
+    }
+}
+
+impl<S: System> Drop for Smooth<'_, S> {
+    fn drop(&mut self) {
+        if let Some(crew) = self.crew.take() {
+            drop(Running::go_on(crew, &self.asked, self.limits, (self.call, self.id), self.participants));
+        }
+    }
+}
