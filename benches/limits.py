@@ -81,6 +81,7 @@ LIMITS: list[Limit] = [
     Limit(r"create \d.*", r"array", "memfd, fallocate"),
     Limit(r"create and fill .*", r"array", "memfd", 0.5),
     Limit(r"create and fill .*", r"array, small pages", "memfd", 1.0),
+    Limit(r"create and fill .*", r"array", "anonymous mapping, huge pages"),
     Limit(r"create and fill .*", r"array, reserved.*", "memfd"),
     Rival(r"create and fill .*", r"array.*", "Vec"),
     Limit(r"create from .*", r"array.*", "memfd"),
@@ -91,7 +92,10 @@ LIMITS: list[Limit] = [
     Limit(r"attach to \d.*", r"array.*", "memfd"),
     Limit(r"attach to and read .*", r"array", "again", 1.3),
     Limit(r"attach to and write .*", r"array", "again", 1.6),
-    Limit(r"attach to and .*", r"array, .*", "again"),
+    # Small pages are faulted in one by one, or entered beforehand: nobody does that faster than the bare system calls.
+    Limit(r"attach to and .*", r"array, small pages(, populated)?", "again"),
+    Limit(r"attach to and .*", r"array, small pages", "memfd", 1.1),
+    Limit(r"attach to and .*", r"array, small pages, populated", "memfd, populated", 1.0),
 
     Limit(r"handoff of \d+ [MG]iB", r"array(, .*)?", "reading alone"),
     *(Rival(r"handoff of 64 MiB", r"array", rival, 10) for rival in STREAMS),

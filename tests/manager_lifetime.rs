@@ -4,6 +4,7 @@
 
 mod common;
 mod peer;
+mod reexec;
 mod workers;
 
 use std::os::unix::process::CommandExt;
@@ -390,6 +391,7 @@ fn a_served_program_ends_in_order_by_ctrl_c_and_goes_on_after_it() {
         hear();
         return;
     }
+    reexec::mind_signals();
     for ending in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut peer = Peer::start("a_served_program_ends_in_order_by_ctrl_c_and_goes_on_after_it", "server", "");
         let said = peer.next();

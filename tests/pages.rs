@@ -127,3 +127,43 @@ fn a_worker_has_the_rows_that_it_is_going_to_write_mapped_and_no_memory_made_for
     assert!(before == 0 || before >= 1024, "{before} KiB: all of the chunk, or nothing where the kernel cannot");
     assert_eq!(small.read().unwrap().iter().map(|&byte| usize::from(byte)).sum::<usize>(), LEN / MIB);
 }
+
+#[test]
+fn who_attaches_has_all_pages_mapped_if_asked_for_and_else_none_and_takes_no_memory() {
+    let name = format!("ndshm-test-{}-attached-pages", std::process::id());
+    let options = SharedArray::<u8, _>::options().name(&name);
+    let _small = options.clone().huge_pages(HugePages::Never).zeros(LEN).unwrap();
+    let mapped_when_attached = |options: ndshm::ArrayOptions<u8, Ix1>, read_only: bool| {
+        let attached = if read_only {
+            // SAFETY: nobody writes.
+            unsafe { options.attach_read_only(&name) }
+        } else {
+            // SAFETY: nobody writes.
+            unsafe { options.attach(&name) }
+        };
+        let attached = attached.unwrap();
+        let elements = attached.read().unwrap().as_ptr();
+        mapped(elements)
+    };
+    for read_only in [false, true] {
+        // What the header and the trailer lie in, and what comes with them.
+        let plain = mapped_when_attached(SharedArray::options(), read_only);
+        assert!(plain < 256, "{plain} KiB");
+        let populated = mapped_when_attached(SharedArray::options().populate(true), read_only);
+        assert!(
+            populated >= LEN >> 10 || populated == plain,
+            "{populated} KiB: all, or nothing where the kernel cannot"
+        );
+    }
+
+    // SAFETY: nobody writes.
+    let error = unsafe { SharedArray::<u8, Ix1>::options().name("other").attach(&name) }.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+
+    let name = format!("{name}-lazy");
+    let mut lazy = SharedArray::<u8, _>::options().name(&name).reserve(Reserve::Lazily).zeros(LEN).unwrap();
+    // SAFETY: nobody else writes.
+    let mut attached = unsafe { SharedArray::<u8, Ix1>::attach(&name) }.unwrap();
+    attached.write().unwrap()[3 * MIB] = 1;
+    assert!(taken(&mut lazy) < MIB, "{} bytes", taken(&mut lazy));
+}

@@ -52,6 +52,7 @@ fn two() -> Pool {
 fn it_cancels_a_call_and_ends_the_program_afterwards() {
     const TEST: &str = "it_cancels_a_call_and_ends_the_program_afterwards";
     if reexec::role().is_none() {
+        reexec::mind_signals();
         let output = reexec::after("", TEST, "program");
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.signal(), Some(Signal::SIGINT as i32), "{stdout}");
@@ -75,6 +76,7 @@ fn it_cancels_a_call_and_ends_the_program_afterwards() {
 fn the_second_one_in_a_call_ends_the_program_at_once() {
     const TEST: &str = "the_second_one_in_a_call_ends_the_program_at_once";
     if reexec::role().is_none() {
+        reexec::mind_signals();
         let output = reexec::after("", TEST, "program");
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.signal(), Some(Signal::SIGINT as i32), "{stdout}");
@@ -91,6 +93,7 @@ fn the_second_one_in_a_call_ends_the_program_at_once() {
 fn one_that_ends_one_of_two_calls_does_not_end_the_program() {
     const TEST: &str = "one_that_ends_one_of_two_calls_does_not_end_the_program";
     if reexec::role().is_none() {
+        reexec::mind_signals();
         // It was sent again when the other call, which was all but done, had ended well.
         reexec::run(TEST, "program");
         return;

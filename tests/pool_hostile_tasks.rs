@@ -466,6 +466,7 @@ fn welcomed_workers() -> Vec<u32> {
 #[test]
 fn a_call_whose_workers_all_die_before_they_begin_ends() {
     const TEST: &str = "a_call_whose_workers_all_die_before_they_begin_ends";
+    const ITEMS: usize = 200_000;
     // Others took the place of those that died, without end.
     if reexec::role().is_none() {
         // A process of its own, whose children are this test's.
@@ -473,8 +474,8 @@ fn a_call_whose_workers_all_die_before_they_begin_ends() {
         return;
     }
     let pool = Pool::builder().workers(1).build().unwrap();
-    // Takes a worker long to read.
-    let items: Vec<u32> = (0..1_000_000).collect();
+    // Takes a worker long to read, and the parent not too long to write: it does so for each worker.
+    let items: Vec<u32> = (0..ITEMS as u32).collect();
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || {
         let outcome = pool.for_each(Each(&items), |_, _| thread::sleep(PATIENCE));
@@ -492,7 +493,7 @@ fn a_call_whose_workers_all_die_before_they_begin_ends() {
         }
     };
     let error = outcome.unwrap_err();
-    assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [0..1_000_000].as_slice()));
+    assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [0..ITEMS].as_slice()));
     assert!(error.to_string().contains("SIGKILL"), "{error}");
     pool.for_each((), |(), _| ()).unwrap();
     assert_whole(&pool);

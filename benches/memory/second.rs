@@ -13,8 +13,7 @@ use std::process;
 use std::time::Duration;
 
 use criterion::Criterion;
-use ndarray::Ix1;
-use ndshm::{SharedArray, SharedMemory};
+use ndshm::ArrayOptions;
 
 use crate::common::{Result, measure, timed, total};
 use crate::peer::Process;
@@ -22,8 +21,6 @@ use crate::plain::{Memfd, Reserved};
 use crate::{Array, Block, Group, VALUE, small_pages, unique_name};
 
 const KIND: &str = "second";
-/// Where an array's data begins in its block.
-const DATA: usize = 4096;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Pass {
@@ -126,7 +123,7 @@ impl Made {
         let name = unique_name();
         let options = if small { small_pages() } else { Array::options() };
         let array = options.name(&name).from_elem(block.len(), VALUE)?;
-        Ok(Self { _owner: Owner::Array(Box::new(array)), request: format!("{how} {name} {}", block.len()) })
+        Ok(Self { _owner: Owner::Array(Box::new(array)), request: format!("{how} {name}") })
     }
 }
 
@@ -196,23 +193,24 @@ enum Attached {
 
 impl Attached {
     fn new(request: &[&str]) -> Result<Self> {
-        let array = |options: ndshm::SharedMemoryOptions, name: &str, len: &str| -> Result<_> {
-            let memory: SharedMemory = options.attach(name)?;
-            // SAFETY: the first process does not touch the block while it waits for an answer.
-            let array = unsafe { SharedArray::<u64, Ix1>::from_memory(memory, DATA, len.parse::<usize>()?)? };
-            Ok(Attached::Array(Box::new(array)))
-        };
+        let populated = || -> ArrayOptions<_, _> { Array::options().populate(true) };
         match request {
             ["memfd", path] => Ok(Attached::Memfd(Memfd::open(Path::new(path), false)?)),
             ["memfd-populated", path] => Ok(Attached::Memfd(Memfd::open(Path::new(path), true)?)),
+            // SAFETY: the first process does not touch the block while it waits for an answer.
+            ["array", name] => Ok(Attached::array(unsafe { Array::attach(name)? })),
             // SAFETY: as above.
-            ["array", name, _] => Ok(Attached::Array(Box::new(unsafe { Array::attach(name)? }))),
-            ["array-populated", name, len] => array(SharedMemory::options().populate(true), name, len),
-            ["array-populated-read-only", name, len] => {
-                array(SharedMemory::options().read_only(true).populate(true), name, len)
+            ["array-populated", name] => Ok(Attached::array(unsafe { populated().attach(name)? })),
+            ["array-populated-read-only", name] => {
+                // SAFETY: as above.
+                Ok(Attached::array(unsafe { populated().attach_read_only(name)? }))
             }
             _ => Err(format!("nothing is done at the request {request:?}").into()),
         }
+    }
+
+    fn array(array: Array) -> Self {
+        Self::Array(Box::new(array))
     }
 
     fn sum(&self) -> u64 {

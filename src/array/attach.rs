@@ -11,9 +11,10 @@ use super::SharedArray;
 use super::core::Core;
 use super::create::dim_and_order;
 use super::elements::{Bytes, Elements};
+use super::options::ArrayOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{self, NpyHeader, trailer};
-use crate::memory::{SharedMemory, SharedMemoryOptions};
+use crate::memory::SharedMemory;
 use crate::sys::map::Access;
 
 impl<T: Pod, D: Dimension> SharedArray<T, D> {
@@ -50,7 +51,8 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     /// ```
     #[doc(alias = "SharedMemory")]
     pub unsafe fn attach(name: &str) -> Result<Self> {
-        Self::open(SharedMemoryOptions::default().attach(name)?)
+        // SAFETY: the caller vouches for what this one asks for, which is the same.
+        unsafe { Self::options().attach(name) }
     }
 
     /// Attaches to the named array `name` for reading only: it is mapped so that this process cannot write to it.
@@ -63,7 +65,8 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     ///
     /// As for [`attach`](Self::attach).
     pub unsafe fn attach_read_only(name: &str) -> Result<Self> {
-        Self::open(SharedMemoryOptions::default().read_only(true).attach(name)?)
+        // SAFETY: as above.
+        unsafe { Self::options().attach_read_only(name) }
     }
 
     /// Attaches to the array behind a descriptor, such as [`share_fd`](Self::share_fd) of another process gave, received
@@ -154,6 +157,61 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
     fn open(memory: SharedMemory) -> Result<Self> {
         let (elements, trailer) = describe(&memory)?;
         Ok(Self { elements, core: Core::new(memory, trailer) })
+    }
+}
+
+impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
+    /// See [`SharedArray::attach`]. [`populate`](Self::populate), [`core_dump`](Self::core_dump) and
+    /// [`HugePages::Never`](crate::HugePages::Never) make a difference; the rest is as whoever made the array has it.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`InvalidArgument`](ErrorKind::InvalidArgument) where another name was set.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ndshm::SharedArray;
+    ///
+    /// # fn main() -> ndshm::Result<()> {
+    /// # let name = format!("tiles_{}", std::process::id());
+    /// let tiles = SharedArray::options().name(&name).from_elem((100, 200), 0.5)?;
+    /// // All of it is going to be written: better not to wait for each page.
+    /// // SAFETY: only this program knows the name, and it writes through guards alone.
+    /// let mut again = unsafe { SharedArray::<f64, ndarray::Ix2>::options().populate(true).attach(&name)? };
+    /// again.write()?.fill(1.5);
+    /// assert_eq!(tiles.read()?[[99, 199]], 1.5);
+    /// # Ok(()) }
+    /// ```
+    pub unsafe fn attach(self, name: &str) -> Result<SharedArray<T, D>> {
+        self.attach_with(name, Access::ReadWrite)
+    }
+
+    /// See [`SharedArray::attach_read_only`] and [`attach`](Self::attach).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    pub unsafe fn attach_read_only(self, name: &str) -> Result<SharedArray<T, D>> {
+        self.attach_with(name, Access::ReadOnly)
+    }
+
+    fn attach_with(self, name: &str, access: Access) -> Result<SharedArray<T, D>> {
+        match &self.name {
+            Some(own) if own != name => {
+                let message = format!("the options are for an array named {own:?}, expected none or {name:?}");
+                Err(Error::new(ErrorKind::InvalidArgument, message))
+            }
+            _ => SharedArray::open(self.memory.read_only(access == Access::ReadOnly).attach(name)?),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ impl<'a> Control<'a> {
     pub(crate) const NONE: Self = Self { start: None, mapped: PhantomData };
 
     /// The trailer at `offset` of mapped bytes; none where it would not fit.
+    #[inline]
     pub(crate) fn at(bytes: Bytes<'a>, offset: usize) -> Self {
         if offset.checked_add(trailer::TRAILER_LEN).is_none_or(|end| end > bytes.len()) {
             return Self::NONE;
@@ -35,6 +36,7 @@ impl<'a> Control<'a> {
         Self { start: (start.as_ptr().addr() % trailer::TRAILER_LEN == 0).then_some(start), mapped: PhantomData }
     }
 
+    #[inline]
     fn writer(&self) -> Option<&AtomicU32> {
         let start = self.start?;
         // SAFETY: the word lies within the trailer.
@@ -43,6 +45,7 @@ impl<'a> Control<'a> {
         Some(unsafe { AtomicU32::from_ptr(word.cast().as_ptr()) })
     }
 
+    #[inline]
     fn generation(&self) -> Option<&AtomicU64> {
         let start = self.start?;
         // SAFETY: the word lies within the trailer.
@@ -51,11 +54,13 @@ impl<'a> Control<'a> {
         Some(unsafe { AtomicU64::from_ptr(word.cast().as_ptr()) })
     }
 
+    #[inline]
     pub(crate) fn exists(&self) -> bool {
         self.start.is_some()
     }
 
     /// Under either lock: the process whose write did not end, 0 where all did.
+    #[inline]
     pub(crate) fn unfinished_writer(&self) -> u32 {
         // The block may be mapped read-only, where only relaxed loads are defined; the fence makes them acquire. It pairs
         // with `finish`'s release: what was written in the generation that is read here is seen.
@@ -66,6 +71,7 @@ impl<'a> Control<'a> {
     }
 
     /// Under the exclusive lock: a write begins.
+    #[inline]
     pub(crate) fn begin(&self) {
         if let Some(word) = self.writer() {
             word.store(process_id(), Ordering::Release);
@@ -73,6 +79,7 @@ impl<'a> Control<'a> {
     }
 
     /// Under the exclusive lock: the write has ended, or what it left behind is accepted.
+    #[inline]
     pub(crate) fn finish(&self) {
         if let Some(word) = self.generation() {
             word.fetch_add(1, Ordering::AcqRel);

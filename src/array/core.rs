@@ -9,7 +9,6 @@ use super::elements::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::spare::{self, Recipe};
 use crate::memory::{Locked, SharedMemory, Via};
-use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::{Mode, Wait};
 use crate::sys::map::Access;
 
@@ -34,6 +33,7 @@ impl Core {
         self
     }
 
+    #[inline]
     fn control(&self) -> Control<'_> {
         self.trailer.map_or(Control::NONE, |offset| Control::at(self.bytes(), offset))
     }
@@ -43,6 +43,7 @@ impl Core {
         self.memory.as_ref().expect("an array has memory until it is dropped")
     }
 
+    #[inline]
     pub(crate) fn memory_mut(&mut self) -> &mut SharedMemory {
         self.memory.as_mut().expect("an array has memory until it is dropped")
     }
@@ -67,10 +68,12 @@ impl Core {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> Bytes<'_> {
         Bytes::of(self.memory().mapping(), self.memory().size())
     }
 
+    #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.memory().mapping().access() == Access::ReadWrite {
             return Ok(());
@@ -79,49 +82,37 @@ impl Core {
     }
 
     /// Locks the array, and marks it as being written where `mode` is exclusive.
+    #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
-        let held = self.lock_regardless(mode, wait, via)?;
-        if self.is_marked() {
-            return Err(poisoned(self.control().unfinished_writer(), self.memory().name()));
+        let locked = self.lock_regardless(mode, wait, via)?;
+        let (control, block) = (self.control(), self.memory().lock().block());
+        let writer = control.unfinished_writer();
+        if writer != 0 || block.mark() {
+            return Err(poisoned(writer, self.memory().name()));
         }
-        if mode == Mode::Exclusive {
-            self.begin();
-            held.writing.store(true, Ordering::Relaxed);
+        let writing = mode == Mode::Exclusive;
+        if writing {
+            control.begin();
+            block.set_mark(!control.exists());
         }
-        Ok(held)
+        // Made here and nowhere before: to move what was just written piece by piece takes longer than to write it.
+        Ok(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
     }
 
     /// Locks the array whether it is poisoned or not, and marks nothing.
-    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
+    #[inline]
+    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Locked<'_>> {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }
         let began = matches!(wait, Wait::Until(_)).then(Instant::now);
-        let Some(locked) = self.memory().lock().lock(mode, wait, via)? else {
-            let what = match mode {
-                Mode::Shared => "written",
-                Mode::Exclusive => "read or written",
-            };
-            let waited = began.map(|began| format!("; waited {:.1?}", began.elapsed())).unwrap_or_default();
-            return Err(Error::new(
-                ErrorKind::WouldBlock,
-                format!("the array is being {what} by another handle or process{waited}"),
-            ));
-        };
-        Ok(Held {
-            core: self,
-            epoch: epoch(),
-            writing: AtomicBool::new(false),
-            panicking: std::thread::panicking(),
-            locked,
-        })
+        match self.memory().lock().lock(mode, wait, via)? {
+            Some(locked) => Ok(locked),
+            None => Err(busy(mode, began)),
+        }
     }
 
-    fn begin(&self) {
-        self.control().begin();
-        self.memory().lock().block().set_mark(!self.control().exists());
-    }
-
+    #[inline]
     fn finish(&self) {
         self.control().finish();
         self.memory().lock().block().set_mark(false);
@@ -133,12 +124,12 @@ impl Core {
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_held| self.is_marked())
+        self.lock_regardless(Mode::Shared, Wait::No, Via::Own).is_ok_and(|_locked| self.is_marked())
     }
 
     pub(crate) fn clear_poison(&mut self) -> Result<()> {
         self.release_leaked();
-        let _held = self.lock_regardless(Mode::Exclusive, Wait::Forever, Via::Own)?;
+        let _locked = self.lock_regardless(Mode::Exclusive, Wait::Forever, Via::Own)?;
         if self.is_marked() {
             self.finish();
         }
@@ -146,12 +137,23 @@ impl Core {
     }
 
     /// Ends what guards hold that were leaked. What one of them wrote counts as finished: its owner chose to forget it.
+    #[inline]
     pub(crate) fn release_leaked(&mut self) {
-        if self.memory().lock().holds_exclusive() {
+        if self.memory_mut().lock_mut().has_leaked_exclusive() {
             self.finish();
         }
         self.memory_mut().lock_mut().release_leaked();
     }
+}
+
+#[cold]
+fn busy(mode: Mode, began: Option<Instant>) -> Error {
+    let what = match mode {
+        Mode::Shared => "written",
+        Mode::Exclusive => "read or written",
+    };
+    let waited = began.map(|began| format!("; waited {:.1?}", began.elapsed())).unwrap_or_default();
+    Error::new(ErrorKind::WouldBlock, format!("the array is being {what} by another handle or process{waited}"))
 }
 
 #[cold]
@@ -188,7 +190,6 @@ impl Drop for Core {
 /// or after [`poison`](Held::poison).
 pub(crate) struct Held<'a> {
     core: &'a Core,
-    epoch: Epoch,
     /// Relaxed throughout: only the guard's own thread changes it.
     writing: AtomicBool,
     panicking: bool,
@@ -198,6 +199,7 @@ pub(crate) struct Held<'a> {
 
 impl Held<'_> {
     /// The access of the description that the kernel's lock is on; none for a private block.
+    #[inline]
     pub(crate) fn kernel(&self) -> Option<Access> {
         self.locked.kernel()
     }
@@ -209,10 +211,11 @@ impl Held<'_> {
 }
 
 impl Drop for Held<'_> {
+    #[inline]
     fn drop(&mut self) {
         // In a forked child the trailer is not mapped, and the write is the parent's.
         if self.writing.load(Ordering::Relaxed)
-            && self.epoch == epoch()
+            && self.core.memory().lock().block().is_of_this_process()
             && (self.panicking || !std::thread::panicking())
         {
             self.core.finish();

@@ -27,15 +27,18 @@ impl<'a> Bytes<'a> {
     ///
     /// # Panics
     /// Where the mapping is shorter.
+    #[inline]
     pub(crate) fn of(mapping: &'a Mapping, len: usize) -> Self {
         assert!(len <= mapping.len(), "a block of {len} bytes is mapped whole");
         Self { start: mapping.ptr(), len, mapped: PhantomData }
     }
 
+    #[inline]
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -91,6 +94,7 @@ pub(crate) fn check_element<T: Pod>() -> Result<()> {
 
 impl<T: Pod, D: Dimension> Elements<T, D> {
     /// The elements of shape `dim` that start `offset` bytes into `bytes`.
+    #[inline]
     pub(crate) fn new(bytes: Bytes<'_>, offset: usize, dim: D, fortran: bool) -> Result<Self> {
         check_element::<T>()?;
         let end = layout::checked_len(size_of::<T>(), dim.slice()).and_then(|(_, len)| len.checked_add(offset));
@@ -123,14 +127,17 @@ impl<T: Pod, D: Dimension> Elements<T, D> {
     }
 
     /// Where the elements begin, in bytes from the start of the block that they lie in.
+    #[inline]
     pub(crate) fn offset_in(&self, block: Bytes<'_>) -> usize {
         self.start.as_ptr().addr() - block.start.as_ptr().addr()
     }
 
+    #[inline]
     pub(crate) fn dim(&self) -> &D {
         &self.dim
     }
 
+    #[inline]
     pub(crate) fn is_fortran(&self) -> bool {
         self.fortran
     }

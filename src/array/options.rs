@@ -1,11 +1,11 @@
-//! How a new array is made.
+//! How an array is made or attached.
 
 use std::marker::PhantomData;
 
 use crate::memory::{HugePages, Reserve, SharedMemoryOptions, Target};
 
-/// How to make a [`SharedArray`](super::SharedArray): its name, permissions and pages. The constructors are those of the
-/// array itself.
+/// How to make a [`SharedArray`](super::SharedArray), or attach to one: its name, permissions and pages. The constructors
+/// are those of the array itself.
 ///
 /// # Examples
 ///
@@ -60,7 +60,8 @@ impl<T, D> ArrayOptions<T, D> {
         self
     }
 
-    /// Whether to enter all pages into this process's page table at once.
+    /// Whether to enter all pages into this process's page table at once, see
+    /// [`SharedMemoryOptions::populate`](crate::SharedMemoryOptions::populate).
     pub fn populate(mut self, populate: bool) -> Self {
         self.memory = self.memory.populate(populate);
         self

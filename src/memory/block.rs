@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub(crate) struct Block {
     lending_writable: OnceLock<OwnedFd>,
     lending_readable: OnceLock<OwnedFd>,
     local: Mutex<Local>,
+    /// How many holders are noted in `local`, which is where it changes.
+    noted: AtomicUsize,
     changed: Condvar,
     /// A write of this process ended in a panic, in a block that has no trailer to say so.
     mark: AtomicBool,
@@ -83,6 +85,7 @@ enum Asking {
     Waiting,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     handle: u64,
     thread: ThreadId,
@@ -90,11 +93,14 @@ struct Holder {
     via: Via,
 }
 
-/// What a holder knows of its lock.
-struct Granted {
-    thread: ThreadId,
-    /// See [`Locked::kernel`].
-    kernel: Option<Access>,
+/// What became of a wish to lock. Small, so that it is handed on in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// The wait was over before.
+    Late,
+    Private,
+    /// The kernel has the lock too, on the description of that access.
+    Kernel(Access),
 }
 
 /// Which description the kernel's lock is on.
@@ -149,6 +155,7 @@ impl Block {
                     own: None,
                     lent: None,
                 }),
+                noted: AtomicUsize::new(0),
                 changed: Condvar::new(),
                 mark: AtomicBool::new(false),
                 serial: next_serial(),
@@ -165,21 +172,25 @@ impl Block {
         Ok(block)
     }
 
+    #[inline]
     pub(crate) fn id(&self) -> FileId {
         self.id
     }
 
+    #[inline]
     pub(crate) fn serial(&self) -> u64 {
         self.serial
     }
 
     /// Under either lock: did a write of this process end in a panic, with no trailer to note it in?
+    #[inline]
     pub(crate) fn mark(&self) -> bool {
         // Relaxed: read and written under the block's lock, which orders it.
         self.mark.load(Ordering::Relaxed)
     }
 
     /// Under the exclusive lock.
+    #[inline]
     pub(crate) fn set_mark(&self, mark: bool) {
         self.mark.store(mark, Ordering::Relaxed);
     }
@@ -202,10 +213,12 @@ impl Block {
     }
 
     /// Was this state made in the calling process, and not in one that it was forked from?
+    #[inline]
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.epoch == epoch()
     }
 
+    #[inline]
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.is_of_this_process() {
             return Ok(());
@@ -280,11 +293,31 @@ impl Block {
         Ok(())
     }
 
-    /// Waits until `mode` can be granted and notes the holder. `Ok(None)` where the wait is over before.
-    fn acquire(&self, handle: u64, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Granted>> {
+    /// Waits until the lock can be granted and notes the holder.
+    #[inline]
+    fn acquire(&self, holder: Holder, wait: Wait<'_>) -> Result<Grant> {
         self.check_process()?;
-        let thread = thread_id::current();
         let mut local = locked(&self.local);
+        if local.is_idle() && !is_lent(self.id, holder.mode) {
+            self.note(&mut local, holder);
+            return Ok(Grant::Private);
+        }
+        self.acquire_among_others(local, holder, wait)
+    }
+
+    fn note(&self, local: &mut Local, holder: Holder) {
+        local.holders.push(holder);
+        // Relaxed: see `LockHandle::release_leaked`.
+        self.noted.store(local.holders.len(), Ordering::Relaxed);
+    }
+
+    fn acquire_among_others<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        holder: Holder,
+        wait: Wait<'_>,
+    ) -> Result<Grant> {
+        let Holder { thread, mode, via, .. } = holder;
         if local.holders.iter().any(|h| h.thread == thread && (h.mode == Mode::Exclusive || mode == Mode::Exclusive)) {
             return Err(Error::new(
                 ErrorKind::WouldBlock,
@@ -320,7 +353,7 @@ impl Block {
             if timed_out && wait.left().is_some_and(|left| left.is_zero()) {
                 local.writers_waiting -= usize::from(queued);
                 self.wake(local);
-                return Ok(None);
+                return Ok(Grant::Late);
             }
         }
         local.writers_waiting -= usize::from(queued);
@@ -342,14 +375,14 @@ impl Block {
             local.asking = None;
             if !matches!(answer, Ok(true)) {
                 self.wake(local);
-                return answer.map(|_| None);
+                return answer.map(|_| Grant::Late);
             }
             *local.kernel(via) = Some((mode, access));
         }
-        local.holders.push(Holder { handle, thread, mode, via });
-        let kernel = local.kernel(via).map(|(_, access)| access);
+        self.note(&mut local, holder);
+        let grant = local.kernel(via).map_or(Grant::Private, |(_, access)| Grant::Kernel(access));
         self.wake(local);
-        Ok(Some(Granted { thread, kernel }))
+        Ok(grant)
     }
 
     fn wait_for_change<'a>(&self, mut local: MutexGuard<'a, Local>, wait: Wait<'_>) -> (MutexGuard<'a, Local>, bool) {
@@ -372,6 +405,7 @@ impl Block {
     }
 
     /// Lets those that wait look again. Without any it makes no system call, which a condition variable always does.
+    #[inline]
     fn wake(&self, local: MutexGuard<'_, Local>) {
         let sleepers = local.sleepers;
         drop(local);
@@ -380,21 +414,44 @@ impl Block {
         }
     }
 
-    /// Takes back one entry that matches, or all of them, and the kernel's lock with the last one.
-    fn release(&self, which: impl Fn(&Holder) -> bool, all: bool) {
+    /// Takes back one entry like that, and the kernel's lock with the last one.
+    #[inline]
+    fn release(&self, holder: Holder) {
+        if !self.is_of_this_process() {
+            return;
+        }
+        let mut local = locked(&self.local);
+        if let Some(position) = local.holders.iter().position(|noted| *noted == holder) {
+            local.holders.swap_remove(position);
+            self.released(local);
+        }
+    }
+
+    /// The same for all entries of a handle.
+    #[cold]
+    fn release_all(&self, handle: u64) {
         if !self.is_of_this_process() {
             return;
         }
         let mut local = locked(&self.local);
         let before = local.holders.len();
-        if all {
-            local.holders.retain(|holder| !which(holder));
-        } else if let Some(position) = local.holders.iter().position(which) {
-            local.holders.swap_remove(position);
+        local.holders.retain(|holder| holder.handle != handle);
+        if local.holders.len() < before {
+            self.released(local);
         }
-        if local.holders.len() == before {
-            return;
+    }
+
+    #[inline]
+    fn released(&self, mut local: MutexGuard<'_, Local>) {
+        self.noted.store(local.holders.len(), Ordering::Relaxed);
+        if !local.private {
+            self.unlock_for_nobody(&mut local);
         }
+        self.wake(local);
+    }
+
+    /// Takes back the kernel's locks that nobody is noted for.
+    fn unlock_for_nobody(&self, local: &mut Local) {
         for via in [Via::Own, Via::Lending] {
             if local.holders.iter().any(|holder| holder.via == via) {
                 continue;
@@ -405,7 +462,6 @@ impl Block {
                 lock::unlock(fd);
             }
         }
-        self.wake(local);
     }
 }
 
@@ -431,6 +487,12 @@ impl Drop for Block {
 }
 
 impl Local {
+    /// Does nobody hold, ask or wait, and is the kernel not asked either?
+    #[inline]
+    fn is_idle(&self) -> bool {
+        self.private && self.holders.is_empty() && self.asking.is_none() && self.writers_waiting == 0
+    }
+
     fn admits(&self, mode: Mode, thread: ThreadId) -> bool {
         if self.asking.is_some() || self.holders.iter().any(|holder| holder.mode == Mode::Exclusive) {
             return false;
@@ -486,9 +548,15 @@ impl Drop for NotedLent {
     }
 }
 
+#[inline]
 fn is_lent(id: FileId, mode: Mode) -> bool {
+    ANY_LENT.load(Ordering::Relaxed) && is_lent_in_conflict(id, mode)
+}
+
+#[cold]
+fn is_lent_in_conflict(id: FileId, mode: Mode) -> bool {
     let conflicts = |lent: Mode| lent == Mode::Exclusive || mode == Mode::Exclusive;
-    ANY_LENT.load(Ordering::Relaxed) && locked(&LENT).iter().any(|&(lent, held)| lent == id && conflicts(held))
+    locked(&LENT).iter().any(|&(lent, held)| lent == id && conflicts(held))
 }
 
 /// One handle's share in a block's lock.
@@ -507,14 +575,20 @@ impl LockHandle {
         Self { block, number: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
+    #[inline]
     pub(crate) fn block(&self) -> &Arc<Block> {
         &self.block
     }
 
     /// Locks the block; `Ok(None)` where the wait is over before that.
+    #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Option<Locked<'_>>> {
-        let granted = self.block.acquire(self.number, mode, wait, via)?;
-        Ok(granted.map(|granted| Locked { handle: self, mode, via, granted, not_send: PhantomData }))
+        let holder = Holder { handle: self.number, thread: thread_id::current(), mode, via };
+        let grant = self.block.acquire(holder, wait)?;
+        if grant == Grant::Late {
+            return Ok(None);
+        }
+        Ok(Some(Locked { handle: self, holder, grant, not_send: PhantomData }))
     }
 
     /// Runs `f` with the block locked shared.
@@ -543,15 +617,28 @@ impl LockHandle {
         }
     }
 
-    /// Is an exclusive lock noted under this handle's number? With `&mut self` at hand that is a leaked one.
-    pub(crate) fn holds_exclusive(&self) -> bool {
-        self.block.is_of_this_process()
+    /// May a lock be noted under this handle's number? With `&mut self` at hand that is a leaked one.
+    #[inline]
+    fn may_have_leaked(&mut self) -> bool {
+        // Relaxed: whoever locked through this handle borrowed it, and is done with that before `&mut self`. What is still
+        // noted from then on keeps the number above 0.
+        self.block.noted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Is an exclusive lock noted under this handle's number, which then is a leaked one?
+    #[inline]
+    pub(crate) fn has_leaked_exclusive(&mut self) -> bool {
+        self.may_have_leaked()
+            && self.block.is_of_this_process()
             && locked(&self.block.local).holders.iter().any(|h| h.handle == self.number && h.mode == Mode::Exclusive)
     }
 
     /// Unlocks what guards hold that were leaked: with `&mut self` none of them can be alive.
+    #[inline]
     pub(crate) fn release_leaked(&mut self) {
-        self.block.release(|holder| holder.handle == self.number, true);
+        if self.may_have_leaked() {
+            self.block.release_all(self.number);
+        }
     }
 }
 
@@ -564,25 +651,24 @@ impl Drop for LockHandle {
 /// The block is locked for as long as this lives. Not `Send`: the block knows its holders by their thread.
 pub(crate) struct Locked<'a> {
     handle: &'a LockHandle,
-    mode: Mode,
-    via: Via,
-    granted: Granted,
+    holder: Holder,
+    grant: Grant,
     not_send: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl Locked<'_> {
     /// When it was locked: the access of the description that the kernel's lock is on; none for a private block.
     pub(crate) fn kernel(&self) -> Option<Access> {
-        self.granted.kernel
+        match self.grant {
+            Grant::Kernel(access) => Some(access),
+            Grant::Late | Grant::Private => None,
+        }
     }
 }
 
 impl Drop for Locked<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let (number, mode, via) = (self.handle.number, self.mode, self.via);
-        let thread = self.granted.thread;
-        self.handle
-            .block
-            .release(|h| h.handle == number && h.mode == mode && h.via == via && h.thread == thread, false);
+        self.handle.block.release(self.holder);
     }
 }

@@ -21,8 +21,9 @@ use crate::memory::shared_memory::Whereabouts;
 use crate::memory::spare;
 use crate::memory::{Block, HugePages, LockHandle, SharedMemory, SharedMemoryOptions};
 use crate::sys::file::{self, SHM_DIR, Unlinked};
-use crate::sys::map::{Access, HUGE_PAGE, Mapping, Patience};
+use crate::sys::map::{Access, HUGE_PAGE, Mapping};
 use crate::sys::memfd;
+use crate::sys::patience::Patience;
 use crate::sys::space::{self, Place};
 use crate::{Error, ErrorKind, Result};
 

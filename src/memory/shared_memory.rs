@@ -232,6 +232,7 @@ impl SharedMemory {
     }
 
     /// The bytes of the block, exactly as many as were asked for when it was made.
+    #[inline]
     pub fn size(&self) -> usize {
         self.mapping.len()
     }
@@ -479,14 +480,17 @@ impl SharedMemory {
         self.file.as_fd()
     }
 
+    #[inline]
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
+    #[inline]
     pub(crate) fn lock(&self) -> &LockHandle {
         &self.lock
     }
 
+    #[inline]
     pub(crate) fn lock_mut(&mut self) -> &mut LockHandle {
         &mut self.lock
     }

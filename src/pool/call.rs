@@ -165,7 +165,7 @@ impl<'p> Call<'p> {
     ///     ndshm::init();
     ///     let pool = Pool::builder().workers(2).build()?;
     ///     let mut done = SharedArray::<u8, _>::zeros(4)?;
-    ///     let late = pool.call().deadline(Duration::from_millis(300)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
+    ///     let late = pool.call().deadline(Duration::from_secs(1)).for_each(done.chunks_mut().rows(1), |mut row, chunk| {
     ///         if chunk.index() == 0 {
     ///             thread::sleep(Duration::from_secs(3600));
     ///         }
@@ -286,7 +286,7 @@ impl<'p> Call<'p> {
         let stop = settings.as_mut().and_then(|settings| Stop::begin(std::mem::take(&mut settings.stop), pool.page()));
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
-        run(pool, &mut plan, task, settings, stop)
+        run(pool, &mut plan, task, settings.as_deref_mut(), stop.as_ref())
     }
 }
 
@@ -294,7 +294,7 @@ impl<'p> Call<'p> {
 enum Returned {
     /// So many of them nothing.
     Nothing(usize),
-    Results(Results),
+    Results(Box<Results>),
 }
 
 impl Returned {
@@ -311,8 +311,8 @@ fn run(
     pool: &Pool,
     plan: &mut Plan<'_>,
     task: TaskRef,
-    mut settings: Option<Box<Settings<'_>>>,
-    stop: Option<Arc<Stop>>,
+    mut settings: Option<&mut Settings<'_>>,
+    stop: Option<&Arc<Stop>>,
 ) -> Result<Returned> {
     let division = plan.divide(pool.workers())?;
     if division.count == 0 {
@@ -341,14 +341,16 @@ fn run(
     let mut ignore = |_| ();
     let settled = match &pool.kind {
         Kind::Workers(shared) => {
-            let limits = Limits { retries, stop: stop.as_ref() };
+            let limits = Limits { retries, stop };
             run_on_workers(shared, plan, division, (task, schedule), limits, progress)
         }
-        Kind::Serial => serial::run(plan, division, task, stop.as_deref(), progress.unwrap_or(&mut ignore)).map(Some),
+        Kind::Serial => {
+            serial::run(plan, division, task, stop.map(|stop| &**stop), progress.unwrap_or(&mut ignore)).map(Some)
+        }
     };
     let error = match settled {
         Ok(None) => return Ok(Returned::Nothing(division.count)),
-        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(results)),
+        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(Box::new(results))),
         Ok(Some(Settled { failure: Some(failure), .. })) => failure,
         // Where it failed before it was begun, all rows are missing.
         Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
@@ -395,14 +397,16 @@ fn run_on_workers(
         }
         Err(error)
     })?;
-    duty.crew.heed(stop.cloned());
-    let replaced = duty.crew.replace_dead();
-    check("had not begun")?;
-    if let Err(error) = replaced
+    if stop.is_some() {
+        duty.crew.heed(stop.cloned());
+    }
+    if let Err(error) = duty.crew.replace_dead()
         && duty.crew.is_empty()
     {
+        check("had not begun")?;
         return Err(error.with_rows(division.rows_where(|_| true)));
     }
+    check("had not begun")?;
     let asked = Asked { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
     // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&plan.blocks);
@@ -415,7 +419,9 @@ fn run_on_workers(
     };
     unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
-    duty.crew.heed(None);
+    if stop.is_some() {
+        duty.crew.heed(None);
+    }
     let _ = duty.crew.replace_dead();
     drop(duty);
     // What was dropped by another thread since the crew was last told.

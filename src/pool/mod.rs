@@ -444,6 +444,7 @@ struct OnDuty<'s> {
 struct Notice<'s>(&'s Shared);
 
 impl Drop for Notice<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.0.patient.load(Ordering::SeqCst) > 0 {
             self.0.freed.notify_all();
@@ -551,6 +552,7 @@ impl Shared {
 }
 
 impl Drop for OnDuty<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.crew.heed(None);
         self.shared.tell_forgotten(&mut self.crew);

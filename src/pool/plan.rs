@@ -177,10 +177,13 @@ impl<'p> Plan<'p> {
     ///
     /// The first one leads. Arrays as long as it are cut as it is. Those of another length go with it only where the call
     /// says how: with rows for both, or by items that lead, each of which gets its part of the array.
+    #[inline]
     pub(crate) fn divide(&mut self, workers: usize) -> Result<Division> {
-        let Some(lead) = self.splits.first() else {
-            return Ok(Division { count: 1, rows: 1, len: 1 });
-        };
+        if self.splits.is_empty() { Ok(Division { count: 1, rows: 1, len: 1 }) } else { self.divide_splits(workers) }
+    }
+
+    fn divide_splits(&mut self, workers: usize) -> Result<Division> {
+        let lead = &self.splits[0];
         if self.splits.iter().any(|split| split.rows == Some(0)) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a chunk has at least one row, found .rows(0)"));
         }
@@ -208,7 +211,8 @@ impl<'p> Plan<'p> {
                 Some(own) if given.is_some() => own,
                 _ => return Err(unequal(lead, split)),
             };
-            let count = split.len.div_ceil(rows);
+            let as_lead = (split.len, rows) == (lead.len, division.rows);
+            let count = if as_lead { division.count } else { split.len.div_ceil(rows) };
             if count != division.count {
                 return Err(Error::new(
                     ErrorKind::ShapeMismatch,
@@ -232,8 +236,11 @@ impl<'p> Plan<'p> {
     /// Locks every block, in the one order in which all calls of all processes lock, until this is dropped.
     #[inline]
     pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<()> {
+        if self.blocks.is_empty() { Ok(()) } else { self.lock_in_order(wait) }
+    }
+
+    fn lock_in_order(&mut self, wait: Wait<'_>) -> Result<()> {
         match &mut self.blocks[..] {
-            [] => Ok(()),
             [block] => block.lock_it(wait),
             blocks => {
                 let mut order: SmallVec<[&mut BlockUse<'p>; 4]> = blocks.iter_mut().collect();

@@ -121,7 +121,8 @@ impl CallMessage {
             && self.schedule == asked.schedule
             && self.blocks.len() == asked.blocks.len()
             && self.blocks.iter().zip(asked.blocks).all(same_block)
-            && self.leaves[..] == *asked.leaves
+            && self.leaves.len() == asked.leaves.len()
+            && self.leaves.iter().zip(asked.leaves).all(|(of, asked)| of == asked)
             && self.left.is_none()
     }
 

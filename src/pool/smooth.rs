@@ -19,7 +19,7 @@ use crate::error::Result;
 #[inline]
 pub(crate) fn run<'c, S: System>(
     crew: &'c mut Crew<S>,
-    asked: &Asked<'c>,
+    asked: &'c Asked<'c>,
     limits: Limits<'c>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Result<Option<Settled>>> {
@@ -33,20 +33,20 @@ pub(crate) fn run<'c, S: System>(
     for index in 0..participants {
         crew.lend(index, asked.blocks)?;
     }
-    let smooth = Smooth { crew: Some(crew), asked: *asked, limits, call, id, participants };
+    let mut smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
     if smooth.is_all() {
         std::mem::forget(smooth);
         return Ok(Ok(None));
     }
-    Ok(smooth.go_on().map_or(Ok(None), |running| running.finish(None).map(Some)))
+    Ok(smooth.take_up().map_or(Ok(None), |running| running.finish(None).map(Some)))
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
 struct Smooth<'c, S: System> {
     /// `None` once somebody goes on with the call.
     crew: Option<&'c mut Crew<S>>,
-    asked: Asked<'c>,
-    limits: Limits<'c>,
+    asked: &'c Asked<'c>,
+    retries: u32,
     call: u64,
     id: u64,
     /// The first so many members take part.
@@ -82,17 +82,17 @@ impl<'c, S: System> Smooth<'c, S> {
         })
     }
 
+    /// The rest of the call.
     #[cold]
-    fn go_on(mut self) -> Option<Running<'c, S>> {
+    fn take_up(&mut self) -> Option<Running<'c, S>> {
+        let limits = Limits { retries: self.retries, stop: None };
         let crew = self.crew.take()?;
-        Some(Running::go_on(crew, &self.asked, self.limits, (self.call, self.id), self.participants))
+        Some(Running::go_on(crew, self.asked, limits, (self.call, self.id), self.participants))
     }
 }
 
 impl<S: System> Drop for Smooth<'_, S> {
     fn drop(&mut self) {
-        if let Some(crew) = self.crew.take() {
-            drop(Running::go_on(crew, &self.asked, self.limits, (self.call, self.id), self.participants));
-        }
+        drop(self.take_up());
     }
 }

@@ -9,12 +9,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 use crate::sys::fork::{Epoch, epoch};
+use crate::sys::patience::{Patience, Steps};
 use crate::sys::threads;
 use crate::{Error, ErrorKind, Result};
 
@@ -29,18 +30,6 @@ const POPULATE_STEP: usize = 4 << 20;
 
 /// For less than this a call costs as much as the faults.
 const WORTH_POPULATING: usize = 16 << 10;
-
-/// Small pages for so much memory take 20 to 30 ms, made and touched; huge ones 2 ms where there are any at hand. Where the
-/// kernel has to make room for them, or a virtual machine's host to find them memory again, it is 70 ms and more.
-const SLOW_STEP: Duration = Duration::from_millis(30);
-
-/// Whether to go on asking for huge pages where the kernel has to move other memory about to find them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Patience {
-    /// Not much longer than small pages take, beyond the first step.
-    Short,
-    Endless,
-}
 
 /// Whether memory can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,6 +140,7 @@ impl Mapping {
         self.len.next_multiple_of(page_size())
     }
 
+    #[inline]
     pub(crate) fn access(&self) -> Access {
         self.access
     }
@@ -252,8 +242,11 @@ impl Mapping {
         }
     }
 
-    /// Makes every whole 2 MiB of the mapping one huge page, where it is aligned to 2 MiB. The file must be fresh: on pages
-    /// that are there already it is slow.
+    /// Makes every whole 2 MiB of the mapping one huge page, where it is aligned to 2 MiB, by several threads: where the
+    /// memory has to come from a virtual machine's host they are all waited for at the same time. The file must be fresh: on
+    /// pages that are there already it is slow.
+    ///
+    /// With little patience some parts may be left out; the error is of the first that could not be had.
     pub(crate) fn collapse(&self, patience: Patience) -> nix::Result<()> {
         if !self.ptr().addr().get().is_multiple_of(HUGE_PAGE) {
             return Err(Errno::ENOMEM);
@@ -261,28 +254,39 @@ impl Mapping {
         let end = self.len - self.len % HUGE_PAGE;
         // Where the administrator allows it the first fault brings a huge page at once, which is faster.
         let _ = self.advise(0..self.capacity(), libc::MADV_HUGEPAGE);
-        let begun = Instant::now();
-        let mut allowed = SLOW_STEP;
-        for at in (0..end).step_by(STEP) {
-            if patience == Patience::Short && begun.elapsed() > allowed {
-                return Err(Errno::EAGAIN);
+        let steps = Steps::new(patience);
+        let failed = Mutex::new(None);
+        threads::share_out((0..end).step_by(STEP), end, |at| {
+            if !steps.try_next() {
+                return;
             }
-            allowed += SLOW_STEP;
-            let step = at..end.min(at + STEP);
-            // Collapsing a hole is EINVAL: each huge page needs a page to begin with. No touch: that could be a SIGBUS.
-            for huge in step.clone().step_by(HUGE_PAGE) {
-                self.advise(huge..huge + page_size(), libc::MADV_POPULATE_WRITE)?;
-            }
-            // EAGAIN: the kernel ran short of something for a moment.
-            let mut tries = 0;
-            loop {
-                match self.advise(step.clone(), libc::MADV_COLLAPSE) {
-                    Err(Errno::EAGAIN) if tries < 3 => tries += 1,
-                    other => break other?,
+            let begun = Instant::now();
+            let outcome = self.collapse_step(at..end.min(at + STEP));
+            steps.tried(outcome.is_ok().then(|| begun.elapsed()));
+            if let Err(errno) = outcome {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(errno);
+                // No memory in one piece, now or in this control group: there may be later. Anything else stays as it is.
+                if patience == Patience::Endless || !matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EBUSY) {
+                    steps.give_up();
                 }
             }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn collapse_step(&self, step: Range<usize>) -> nix::Result<()> {
+        // Collapsing a hole is EINVAL: each huge page needs a page to begin with. No touch: that could be a SIGBUS.
+        for huge in step.clone().step_by(HUGE_PAGE) {
+            self.advise(huge..huge + page_size(), libc::MADV_POPULATE_WRITE)?;
         }
-        Ok(())
+        // EAGAIN: the kernel ran short of something for a moment.
+        let mut tries = 0;
+        loop {
+            match self.advise(step.clone(), libc::MADV_COLLAPSE) {
+                Err(Errno::EAGAIN) if tries < 3 => tries += 1,
+                other => return other,
+            }
+        }
     }
 
     /// `range` widened to whole pages and cut to the mapping.

@@ -14,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod oom;
+pub(crate) mod patience;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod signals;

@@ -18,9 +18,9 @@ const MAX_THREADS: usize = 8;
 /// Where no thread can be started, this one does it all.
 pub(crate) fn share_out<I>(items: I, bytes: usize, work: impl Fn(I::Item) + Sync)
 where
-    I: Iterator + Send,
+    I: ExactSizeIterator + Send,
 {
-    let threads = threads_for(bytes);
+    let threads = threads_for(bytes).min(items.len());
     if threads < 2 {
         return items.for_each(work);
     }
@@ -37,7 +37,8 @@ where
     };
     let outcome = thread::scope(|scope| {
         let helpers: Vec<_> = without_signals(|| {
-            (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, worked).ok()).collect()
+            let named = || thread::Builder::new().name("ndshm-memory".to_owned());
+            (1..threads).map_while(|_| named().spawn_scoped(scope, worked).ok()).collect()
         });
         worked();
         helpers.into_iter().try_for_each(thread::ScopedJoinHandle::join)

@@ -7,7 +7,7 @@ use ndshm::{ErrorKind, SharedMemory, SharedMemoryManager};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Ran, run, tool};
+use crate::{Ran, reexec, run, tool};
 
 fn name(label: &str) -> String {
     format!("cli-test-{label}-{}", std::process::id())
@@ -38,6 +38,7 @@ impl Drop for Server {
 
 #[test]
 fn signals_end_a_manager_in_order_and_its_blocks_with_it() {
+    reexec::mind_signals();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let name = name(signal.as_str());
         let mut server = Server::start(&name);

@@ -1,14 +1,26 @@
 //! Runs one test of this very program again in a child process, in another role.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
+#![allow(unsafe_code, reason = "what signals do")]
 
 use std::process::{Command, Output};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 const ROLE: &str = "NDSHM_TEST_ROLE";
 
 /// The role that this process was started for; `None` in the test itself.
 pub(crate) fn role() -> Option<String> {
     std::env::var(ROLE).ok()
+}
+
+/// From here on this process and those that it starts mind the signals that ask to end. Where tests run under `nohup` or in
+/// the background of a script these are ignored, which children inherit.
+pub(crate) fn mind_signals() {
+    for ends in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: what a signal does by default runs no code of this process.
+        unsafe { signal(ends, SigHandler::SigDfl) }.unwrap();
+    }
 }
 
 /// The arguments that run only `test`, beginning with the program.

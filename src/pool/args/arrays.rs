@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension};
+use smallvec::SmallVec;
 
 use super::{Args, Cursor, MappedBlock, Sealed, mark_of, mix, out_of_step};
 use crate::array::{Chunks, ChunksMut, Core, Elements, FrozenArray, SharedArray, Source};
@@ -23,7 +24,7 @@ fn leaf<T: Pod, D: Dimension>(core: &Core, elements: &Elements<T, D>) -> ArrayLe
     ArrayLeaf {
         slot: 0,
         offset: elements.offset_in(core.bytes()),
-        shape: elements.dim().slice().into(),
+        shape: SmallVec::from_slice(elements.dim().slice()),
         fortran: elements.is_fortran(),
         split: None,
     }

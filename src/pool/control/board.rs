@@ -80,6 +80,13 @@ fn unpack_range(word: u64, call: u64) -> Option<Range<usize>> {
 /// Worker `index`'s share of `tickets` where `participants` begin with equal ones.
 #[inline]
 fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
+    // Most calls need no division.
+    if participants == tickets {
+        return index..index + 1;
+    }
+    if participants == 1 {
+        return 0..tickets;
+    }
     // Both factors are below 2^24.
     let from = |index| tickets * index / participants.max(1);
     from(index)..from(index + 1)
@@ -238,14 +245,16 @@ impl<W: Words> Board<W> {
     /// Worker: tickets of `call` for itself alone, one after another and at most so many, from its own share, or else one
     /// from what the first `helped` workers have left of theirs. `None` where there are none, or the call is closed.
     ///
-    /// Each is to be [begun](Desk::begin).
+    /// Each is to be [begun](Marks::begin).
     pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
             return None;
         }
-        self.draw_own(worker, call, most).or_else(|| self.steal(worker, call, helped))
+        let has_others = helped > usize::from(worker < helped);
+        let stolen = || if has_others { self.steal(worker, call, helped) } else { None };
+        self.draw_own(worker, call, most).or_else(stolen)
     }
 
     fn draw_own(&self, worker: usize, call: u64, most: usize) -> Option<Range<usize>> {
@@ -262,8 +271,8 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: the words that it needs for every chunk of `call`.
-    pub(crate) fn desk(&self, worker: usize, call: u64) -> Desk<'_, W> {
-        Desk {
+    pub(crate) fn marks(&self, worker: usize, call: u64) -> Marks<'_, W> {
+        Marks {
             call,
             closed: self.of_all(CLOSED),
             current: self.of(worker, WORK, WORK_CURRENT),
@@ -302,7 +311,7 @@ impl<W: Words> Board<W> {
 
     // Results.
 
-    /// Parent: what [`note_done`](Desk::note_done) and [`note_written`](Desk::note_written) have noted last.
+    /// Parent: what [`note_done`](Marks::note_done) and [`note_written`](Marks::note_written) have noted last.
     pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
         // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
@@ -431,7 +440,7 @@ impl<W: Words> Board<W> {
 }
 
 /// What a worker needs for every chunk of one call.
-pub(crate) struct Desk<'w, W: Words> {
+pub(crate) struct Marks<'w, W: Words> {
     call: u64,
     closed: &'w W::Word,
     current: &'w W::Word,
@@ -439,7 +448,7 @@ pub(crate) struct Desk<'w, W: Words> {
     written: &'w W::Word,
 }
 
-impl<W: Words> Desk<'_, W> {
+impl<W: Words> Marks<'_, W> {
     pub(crate) fn call(&self) -> u64 {
         self.call
     }

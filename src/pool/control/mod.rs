@@ -238,7 +238,7 @@ mod tests {
 
     fn draw(page: &ControlPage, worker: usize, call: u64, participants: usize) -> Option<usize> {
         let ticket = page.draw(worker, call, participants, 1)?.start;
-        assert!(page.desk(worker, call).begin(ticket));
+        assert!(page.marks(worker, call).begin(ticket));
         Some(ticket)
     }
 
@@ -340,9 +340,9 @@ mod tests {
         let page = page(1);
         page.open(1, 1, 64);
         assert_eq!(page.draw(0, 1, 1, 8), Some(0..8));
-        assert!(page.desk(0, 1).begin(0));
+        assert!(page.marks(0, 1).begin(0));
         page.close(1);
-        assert!(!page.desk(0, 1).begin(1));
+        assert!(!page.marks(0, 1).begin(1));
         assert_eq!(page.last_begun(0, 1), Some(0));
     }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::board::Desk;
+use super::board::Marks;
 use super::{ControlPage, Mapped, Memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::numbers::{Kinds, Numbers};
@@ -57,7 +57,7 @@ impl Record {
 pub(crate) struct Writer<'p, M: Memory = Mapped> {
     page: &'p ControlPage<M>,
     worker: usize,
-    desk: Desk<'p, M>,
+    marks: Marks<'p, M>,
     /// Where its area lies.
     area: usize,
     written: usize,
@@ -66,17 +66,24 @@ pub(crate) struct Writer<'p, M: Memory = Mapped> {
 
 impl<'p, M: Memory> Writer<'p, M> {
     pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
-        Self { page, worker, desk: page.desk(worker, call), area: page.results_offset(worker), written: 0, done: 0..0 }
+        Self {
+            page,
+            worker,
+            marks: page.marks(worker, call),
+            area: page.results_offset(worker),
+            written: 0,
+            done: 0..0,
+        }
     }
 
     pub(crate) fn call(&self) -> u64 {
-        self.desk.call()
+        self.marks.call()
     }
 
-    /// See [`Desk::begin`].
+    /// See [`Marks::begin`].
     #[inline]
     pub(crate) fn begin(&self, ticket: usize) -> bool {
-        self.desk.begin(ticket)
+        self.marks.begin(ticket)
     }
 
     /// A chunk is done and returned nothing; `false` where there is no room to say so.
@@ -91,7 +98,7 @@ impl<'p, M: Memory> Writer<'p, M> {
             }
             self.done = chunk..chunk + 1;
         }
-        self.desk.note_done(&self.done);
+        self.marks.note_done(&self.done);
         true
     }
 
@@ -128,13 +135,13 @@ impl<'p, M: Memory> Writer<'p, M> {
         }
         self.page.memory().copy_in(self.area + self.written, bytes);
         self.written += bytes.len();
-        self.desk.note_written(self.written);
+        self.marks.note_written(self.written);
         true
     }
 
     /// The call is over for this worker: nothing of it is touched any more.
     pub(crate) fn finish(self) {
-        self.page.note_finished(self.worker, self.desk.call(), &self.done, self.written);
+        self.page.note_finished(self.worker, self.marks.call(), &self.done, self.written);
     }
 }
 

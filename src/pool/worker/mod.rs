@@ -29,11 +29,16 @@ pub(super) const NO_ROOM: i32 = 71;
 /// for where the kernel cannot.
 const SLEEP: Duration = Duration::from_secs(1);
 
-/// One worker process.
-struct Worker<S: System> {
+/// Where a worker sits: what it hears and speaks through.
+struct Desk<S: System> {
     socket: Socket,
     index: usize,
     page: ControlPage<S::Memory>,
+}
+
+/// One worker process.
+struct Worker<S: System> {
+    desk: Desk<S>,
     spin: Duration,
     blocks: BTreeMap<u64, Result<Kept>>,
     /// Blocks that the parent has dropped. To unmap them takes its time, which no call has to wait for.
@@ -73,9 +78,9 @@ pub(crate) fn worker_main(socket: Socket, index: usize) -> ! {
 pub(super) fn work_in<S: System>(socket: Socket, index: usize) -> ! {
     let mut worker = Worker::<S>::welcomed(socket, index);
     loop {
-        worker.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
+        worker.desk.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
         // Woken for nothing: the parent has dropped the pool, or is gone.
-        if !worker.work() && is_hung_up(worker.socket.as_fd()) {
+        if !worker.work() && is_hung_up(worker.desk.socket.as_fd()) {
             S::exit(0);
         }
     }
@@ -104,9 +109,7 @@ impl<S: System> Worker<S> {
         let page = fds.into_iter().next().map(|fd| S::map_page(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { S::exit(CONFUSED) };
         Self {
-            socket,
-            index,
-            page,
+            desk: Desk { socket, index, page },
             spin: Duration::from_nanos(spin),
             blocks: BTreeMap::new(),
             leaving: Vec::new(),
@@ -118,20 +121,22 @@ impl<S: System> Worker<S> {
     }
 
     /// Is there mail, or a call?
+    #[inline]
     fn has_work(&self) -> bool {
-        self.page.announced(self.index).0 > self.call || self.page.mail(self.index) > self.heard
+        self.desk.page.announced(self.desk.index).0 > self.call || self.desk.page.mail(self.desk.index) > self.heard
     }
 
     /// Reads the mail, then runs the call that was announced, then unmaps what the mail said; `false` where there was nothing
     /// to do.
+    #[inline]
     fn work(&mut self) -> bool {
         let mut worked = false;
         // A call is announced after the mail that it needs was counted, so reading the count first would miss some of it.
-        let (call, id) = self.page.announced(self.index);
-        while self.heard < self.page.mail(self.index) {
+        let (call, id) = self.desk.page.announced(self.desk.index);
+        while self.heard < self.desk.page.mail(self.desk.index) {
             self.heard += 1;
             worked = true;
-            let received = receive::<S>(&self.socket);
+            let received = receive::<S>(&self.desk.socket);
             if self.handle(received).is_err() {
                 S::exit(CONFUSED);
             }
@@ -155,8 +160,9 @@ impl<S: System> Worker<S> {
     }
 
     /// Reads the description on the page.
+    #[cold]
     fn learn(&self, id: u64) -> Result<Box<Known>> {
-        let Some(Ok(message)) = self.page.description(id).map(|bytes| protocol::decode_call(&bytes)) else {
+        let Some(Ok(message)) = self.desk.page.description(id).map(|bytes| protocol::decode_call(&bytes)) else {
             S::exit(CONFUSED)
         };
         let task = TaskRef::find(message.task)?;
@@ -181,7 +187,7 @@ impl<S: System> Worker<S> {
                 self.leaving.extend(serials.iter().filter_map(|serial| self.blocks.remove(serial)));
                 if answer {
                     self.leaving.clear();
-                    self.say(Packet::new(&ToParent::Forgotten));
+                    self.desk.say(Packet::new(&ToParent::Forgotten));
                 }
             }
             ToWorker::Call(call) => {
@@ -206,13 +212,16 @@ impl<S: System> Worker<S> {
     }
 
     /// The last word on a call is a refusal where nothing of it was begun; otherwise it is said.
+    #[inline]
     fn end(&self, call: u64, run: Result<()>) {
         if let Err(error) = run {
-            self.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
-            Writer::new(&self.page, self.index, call).finish();
+            self.desk.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
+            Writer::new(&self.desk.page, self.desk.index, call).finish();
         }
     }
+}
 
+impl<S: System> Desk<S> {
     /// Sends a message; where nobody is left to hear it, the process ends.
     fn say(&self, packet: Result<Packet>) {
         let Ok(packet) = packet else { S::exit(CONFUSED) };

@@ -1,13 +1,14 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Kept, Worker, panics};
+use super::{Desk, Kept, Worker, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
@@ -77,37 +78,26 @@ impl Pace {
 impl<S: System> Worker<S> {
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
     /// none was drawn.
+    #[inline]
     pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
-        let mut record = std::mem::take(&mut self.record);
-        let mut leaving = std::mem::take(&mut self.leaving);
-        let ran = self.run_into(&mut record, &mut leaving, call, task, message);
-        (self.record, self.leaving) = (record, leaving);
-        ran
-    }
-
-    fn run_into(
-        &self,
-        record: &mut Record,
-        leaving: &mut Vec<Result<Kept>>,
-        call: u64,
-        task: TaskRef,
-        message: &CallMessage,
-    ) -> Result<()> {
-        let blocks = self.find_blocks(message)?;
+        let Self { desk, blocks, leaving, record, .. } = self;
+        let desk = &*desk;
+        let Desk { page, index, .. } = desk;
+        let found = find_blocks(blocks, message)?;
         // The blocks are the parent's again when it knows that this worker has finished.
-        let lent = (!blocks.is_empty()).then(|| note_lent(self.lent(message)));
-        let one_each = message.tickets() <= self.page.workers();
+        let lent = (!found.is_empty()).then(|| note_lent(lent(blocks, message)));
+        let one_each = message.tickets() <= page.workers();
         let mut work = Work {
-            worker: self,
+            desk,
             message,
-            helped: message.helped(self.page.workers()),
+            helped: message.helped(page.workers()),
             tickets: 0..0,
-            writer: Writer::new(&self.page, self.index, call),
+            writer: Writer::new(page, *index, call),
             pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
             leaving,
             home: epoch(),
         };
-        let mut cursor = Cursor::new(&message.leaves, &blocks);
+        let mut cursor = Cursor::new(&message.leaves, &found);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
         // the chunks are drawn from the control page by this worker alone.
@@ -117,7 +107,9 @@ impl<S: System> Worker<S> {
         writer.finish();
         Ok(())
     }
+}
 
+impl<S: System> Desk<S> {
     /// Sends an outcome that does not fit into this worker's area.
     #[cold]
     fn send(&self, call: u64, chunk: usize, outcome: Outcome) {
@@ -128,43 +120,44 @@ impl<S: System> Worker<S> {
         });
         self.say(packet);
     }
+}
 
-    /// What the call lends, as far as it is mapped here.
-    fn lent(&self, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
-        let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
-        let id = |serial| Some(self.blocks.get(serial)?.as_ref().ok()?.id);
-        call.blocks.iter().filter_map(move |(serial, writable)| Some((id(serial)?, mode(*writable))))
+type Blocks = BTreeMap<u64, Result<Kept>>;
+
+/// What the call lends, as far as it is mapped here.
+fn lent(blocks: &Blocks, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
+    let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
+    let id = |serial| Some(blocks.get(serial)?.as_ref().ok()?.id);
+    call.blocks.iter().filter_map(move |(serial, writable)| Some((id(serial)?, mode(*writable))))
+}
+
+#[inline]
+fn find_blocks<'b>(blocks: &'b Blocks, call: &CallMessage) -> Result<SmallVec<[MappedBlock<'b>; 4]>> {
+    let mut found = SmallVec::new();
+    for (serial, writable) in &call.blocks {
+        found.push(find_block(blocks, *serial, *writable)?);
     }
+    Ok(found)
+}
 
-    fn find_blocks(&self, call: &CallMessage) -> Result<SmallVec<[MappedBlock<'_>; 4]>> {
-        let mut found = SmallVec::new();
-        for (serial, writable) in &call.blocks {
-            found.push(self.find_block(*serial, *writable)?);
+fn find_block(blocks: &Blocks, serial: u64, writable: bool) -> Result<MappedBlock<'_>> {
+    match blocks.get(&serial) {
+        Some(Ok(kept)) => {
+            let mapping = &kept.mapping;
+            let writable = writable && mapping.access() == Access::ReadWrite;
+            Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
         }
-        Ok(found)
-    }
-
-    fn find_block(&self, serial: u64, writable: bool) -> Result<MappedBlock<'_>> {
-        match self.blocks.get(&serial) {
-            Some(Ok(kept)) => {
-                let mapping = &kept.mapping;
-                let writable = writable && mapping.access() == Access::ReadWrite;
-                Ok(MappedBlock { bytes: Bytes::of(mapping, mapping.len()), writable, fresh: Some(mapping) })
-            }
-            Some(Err(error)) => {
-                Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}")))
-            }
-            None => Err(Error::new(
-                ErrorKind::Io,
-                "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
-            )),
-        }
+        Some(Err(error)) => Err(Error::new(error.kind(), format!("a worker cannot map an array of the call: {error}"))),
+        None => Err(Error::new(
+            ErrorKind::Io,
+            "an array of the call did not reach the worker (is it out of descriptors? see `ulimit -n`)",
+        )),
     }
 }
 
 /// A worker's chunks of one call: those that it draws tickets for.
 struct Work<'w, S: System> {
-    worker: &'w Worker<S>,
+    desk: &'w Desk<S>,
     message: &'w CallMessage,
     helped: usize,
     /// Those that it has drawn and not begun.
@@ -187,7 +180,7 @@ impl<S: System> Work<'_, S> {
     /// Draws the next tickets, if there are any.
     #[cold]
     fn draw(&mut self) {
-        let Worker { page, index, .. } = self.worker;
+        let Desk { page, index, .. } = self.desk;
         let drawn = page.draw(*index, self.writer.call(), self.helped, self.pace.patience());
         self.tickets = drawn.unwrap_or_default();
     }
@@ -195,7 +188,7 @@ impl<S: System> Work<'_, S> {
     #[cold]
     fn look_at_clock(&mut self) {
         if self.pace.is_due(S::now()) {
-            self.worker.page.note_news(self.worker.index);
+            self.desk.page.note_news(self.desk.index);
             // The call goes on for a while.
             self.leaving.clear();
         }
@@ -203,7 +196,7 @@ impl<S: System> Work<'_, S> {
 
     #[cold]
     fn send(&self, chunk: usize, form: Form, record: &Record) {
-        self.worker.send(self.writer.call(), chunk, encoded(form, record));
+        self.desk.send(self.writer.call(), chunk, encoded(form, record));
     }
 }
 
@@ -250,9 +243,9 @@ impl<S: System> Share for Work<'_, S> {
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
         if encoded.is_err() || !self.writer.failure(chunk, record) {
-            self.worker.send(self.writer.call(), chunk, Err(failure));
+            self.desk.send(self.writer.call(), chunk, Err(failure));
         }
-        self.worker.page.note_news(self.worker.index);
+        self.desk.page.note_news(self.desk.index);
     }
 }
 
