@@ -36,6 +36,45 @@ fn results_come_in_chunk_order() {
     assert!(firsts.iter().enumerate().all(|(i, &first)| first == (i, i as i32)));
 }
 
+#[test]
+fn results_of_every_kind_arrive_as_they_were() {
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    #[serde(untagged)]
+    enum Either {
+        Whole(i64),
+        Part(f64),
+    }
+
+    for pool in [two(), Pool::serial()] {
+        let array = SharedArray::<u8, _>::zeros(300).unwrap();
+        let rows = || array.chunks().rows(1);
+        let numbers = pool.map(rows(), |_, chunk| -1.5 * chunk.index() as f64).unwrap();
+        assert!(numbers.iter().enumerate().all(|(i, &number)| number == -1.5 * i as f64));
+        let few = pool.map(rows(), |_, chunk| (chunk.index(), chunk.index() % 3 == 0, -7_i8, [0.5_f32; 2])).unwrap();
+        assert!(few.iter().enumerate().all(|(i, few)| *few == (i, i % 3 == 0, -7, [0.5; 2])));
+        let some = pool.map(rows(), |_, chunk| (chunk.index() % 2 == 0).then(|| chunk.index())).unwrap();
+        assert!(some.iter().enumerate().all(|(i, &some)| some == (i % 2 == 0).then_some(i)));
+        let texts = pool.map(rows(), |_, chunk| "x".repeat(chunk.index() % 5)).unwrap();
+        assert!(texts.iter().enumerate().all(|(i, text)| *text == "x".repeat(i % 5)));
+        let either = pool
+            .map(rows(), |_, chunk| match chunk.index() {
+                whole @ 0..200 => Either::Whole(-(whole as i64)),
+                part => Either::Part(part as f64 / 2.0),
+            })
+            .unwrap();
+        assert_eq!((&either[199], &either[299]), (&Either::Whole(-199), &Either::Part(149.5)));
+    }
+}
+
+/// More than the place that they are written to takes.
+#[test]
+fn very_many_numbers_arrive() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let array = SharedArray::<u8, _>::zeros(33_500).unwrap();
+    let numbers = pool.map(array.chunks().rows(1), |_, chunk| chunk.index()).unwrap();
+    assert!(numbers.into_iter().eq(0..33_500));
+}
+
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 struct Options {
     factor: f64,

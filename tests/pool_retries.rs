@@ -31,6 +31,27 @@ fn die() {
     raise_signal(Signal::SIGKILL).unwrap();
 }
 
+/// Quick chunks are handed out several at a time.
+#[test]
+fn chunks_that_a_dead_worker_had_not_begun_run_once() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let flags = Flags::new();
+    let mut begun = SharedArray::<u32, _>::zeros(1000).unwrap();
+    let deadly = [0, 1, 2, 333, 500, 999];
+    pool.call()
+        .retries(1)
+        .for_each((begun.chunks_mut().rows(1), Param(&(flags.path(), deadly))), |(mut row, (flags, deadly)), chunk| {
+            row += 1;
+            if deadly.contains(&chunk.index()) && is_first(&flags, &chunk.index().to_string()) {
+                die();
+            }
+        })
+        .unwrap();
+    for (row, times) in begun.read().unwrap().iter().enumerate() {
+        assert_eq!(*times, if deadly.contains(&row) { 2 } else { 1 }, "row {row}");
+    }
+}
+
 #[test]
 fn only_chunks_whose_worker_died_run_again() {
     let pool = two();

@@ -11,6 +11,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    #[inline]
     pub(crate) fn new(index: usize, division: Division) -> Self {
         Self { index, count: division.count, rows: division.rows_of(index) }
     }
@@ -57,6 +58,7 @@ pub(crate) struct Division {
 }
 
 impl Division {
+    #[inline]
     pub(crate) fn rows_of(self, chunk: usize) -> Range<usize> {
         let start = chunk.saturating_mul(self.rows).min(self.len);
         start..start.saturating_add(self.rows).min(self.len)

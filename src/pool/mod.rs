@@ -5,6 +5,7 @@
 //! | `args` | what a task can be given, and how it gets it |
 //! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
+//! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `smooth` | the same for calls that nothing comes of but that they are done |
@@ -28,6 +29,7 @@ mod crew;
 mod fit;
 #[cfg(test)]
 mod model;
+mod numbers;
 pub(crate) mod plan;
 mod protocol;
 mod results;

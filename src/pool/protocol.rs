@@ -100,6 +100,7 @@ impl CallMessage {
     }
 
     /// The chunk that a ticket stands for.
+    #[inline]
     pub(crate) fn chunk_of(&self, ticket: usize) -> Option<usize> {
         match &self.left {
             Some(left) => left.get(ticket).copied(),

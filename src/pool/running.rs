@@ -14,7 +14,7 @@
 //!
 //! Another worker takes the place of one that died, and goes on with the round. The chunk that the dead one had in its
 //! hands waits for the next round, which begins when every participant of this one has finished or was reaped: nobody can
-//! still be at work on it then. So does what a worker took with it that died while it took tickets from another one; it
+//! still be at work on it then. So does what it had drawn beside it, or had just taken from another worker; it
 //! had begun none of them, and they run in another round whether the call asks for retries or not.
 
 use std::collections::BTreeMap;
@@ -522,9 +522,9 @@ impl<'c, S: System> Running<'c, S> {
         self.retire(index);
         let Some((pid, ended)) = self.crew.bury(index) else { return };
         self.tally.note_lost_worker();
-        let drawn = self.crew.page().last_drawn(index, self.round.call);
+        let begun = self.crew.page().last_begun(index, self.round.call);
         let lost =
-            drawn.and_then(|ticket| self.crew.message().chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
+            begun.and_then(|ticket| self.crew.message().chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
         let silenced = &mut self.losses().silenced;
         let known = silenced.iter().position(|(silenced, ..)| *silenced == index);
         let (kind, how) = match known.map(|position| silenced.swap_remove(position)) {
@@ -706,7 +706,7 @@ mod tests {
         let doubling = doubling(crew, &mut plan);
         let running = Running::start(crew, &doubling, Limits::default()).unwrap();
         let call = running.round.call;
-        assert_eq!(page.draw(1, call, 2), Some(3));
+        assert_eq!(page.draw(1, call, 2, 1), Some(3..4));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         go_on(running.crew, 0);

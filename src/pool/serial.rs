@@ -4,10 +4,14 @@
 use super::args::{Cursor, MappedBlock};
 use super::call::{Unsettled, lock};
 use super::cancel::Stop;
-use super::chunk::{Chunk, Division, Progress};
+use super::chunk::{Division, Progress};
+use super::control::Record;
+use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
+use super::protocol::TaskFailure;
+use super::results::Returned;
 use super::tally::{Noted, Settled, Tally};
-use super::task::{Ended, Share, TaskRef};
+use super::task::{Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
@@ -28,11 +32,11 @@ pub(super) fn run(
         })
         .collect();
     let unsettled = Unsettled(&plan.blocks);
-    let mut share = All { next: 0, division, tally: Tally::new(division), result: Vec::new(), stop, progress };
+    let mut share = All { next: 0, division, tally: Tally::new(division), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
     // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped, and chunks
     // run one after another.
-    unsafe { task.run(&mut cursor, &mut share) };
+    unsafe { task.run(&mut cursor, &mut share, &mut Record::default()) };
     let settled = share.tally.settle();
     unsettled.settle(settled.cut_short);
     Ok(settled)
@@ -43,13 +47,26 @@ struct All<'c> {
     next: usize,
     division: Division,
     tally: Tally,
-    result: Vec<u8>,
     stop: Option<&'c Stop>,
     progress: &'c mut dyn FnMut(Progress),
 }
 
+impl All<'_> {
+    fn note(&mut self, noted: Noted) {
+        if noted == Noted::Done {
+            (self.progress)(self.tally.progress());
+        } else {
+            self.next = self.division.count;
+        }
+    }
+}
+
 impl Share for All<'_> {
-    fn next(&mut self) -> Option<Chunk> {
+    fn division(&self) -> Division {
+        self.division
+    }
+
+    fn next(&mut self) -> Option<usize> {
         if self.next >= self.division.count {
             return None;
         }
@@ -58,20 +75,28 @@ impl Share for All<'_> {
             return None;
         }
         self.next += 1;
-        Some(Chunk::new(self.next - 1, self.division))
+        Some(self.next - 1)
     }
 
-    fn result(&mut self) -> &mut Vec<u8> {
-        self.result.clear();
-        &mut self.result
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        let at = self.tally.buffer().len();
+        let returned = match form {
+            Form::Nothing => Returned::Nothing,
+            Form::Numbers => {
+                self.tally.buffer().extend_from_slice(record.numbers.as_bytes());
+                Returned::Numbers(record.numbers.kinds(), at)
+            }
+            Form::Bytes => {
+                self.tally.buffer().extend_from_slice(record.body());
+                Returned::Here(at..at + record.body().len())
+            }
+        };
+        let noted = self.tally.note_done(chunk, returned);
+        self.note(noted);
     }
 
-    fn end(&mut self, chunk: &Chunk, ended: Ended) {
-        let result = std::mem::take(&mut self.result);
-        if self.tally.note(chunk.index(), ended.map(|()| result.into())) == Noted::Done {
-            (self.progress)(self.tally.progress());
-        } else {
-            self.next = self.division.count;
-        }
+    fn failed(&mut self, chunk: usize, failure: TaskFailure, _record: &mut Record) {
+        let noted = self.tally.note_failed(chunk, &failure);
+        self.note(noted);
     }
 }

@@ -118,6 +118,7 @@ impl Tally {
                 self.rows_done += rows.len();
                 Noted::Done
             }
+            Entry::Numbers(chunk, kinds, at) => self.note_done(chunk, Returned::Numbers(kinds, at)),
             Entry::Value(chunk, bytes) => self.note_done(chunk, Returned::Here(bytes)),
             Entry::Failure(chunk, failure) => self.note_failed(chunk, &failure),
         }

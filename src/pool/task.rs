@@ -16,7 +16,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 
 use super::args::{Args, Cursor, mark_of, mix};
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Division};
+use super::control::Record;
+use super::numbers::Form;
 use super::plan::encode_to;
 use super::protocol::{TaskAddress, TaskFailure};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,21 +29,24 @@ pub(crate) type Task<A, R> = for<'a, 'b> fn(<A as Args>::Views<'a>, &'b Chunk) -
 
 const MAGIC: u64 = u64::from_le_bytes(*b"ndshmTSK");
 
-/// What became of a chunk. What the task returned is in the bytes of [`Share::result`], encoded.
-pub(crate) type Ended = std::result::Result<(), TaskFailure>;
+/// What became of a chunk. What the task returned is in the record, in that form.
+pub(crate) type Ended = std::result::Result<Form, TaskFailure>;
 
-type RunFn = unsafe fn(usize, &mut Cursor<'_>, &mut dyn Share);
+type RunFn = unsafe fn(usize, &mut Cursor<'_>, &mut dyn Share, &mut Record);
 
-/// Whose chunks a task runs, one after another.
+/// Whose chunks a task runs, one after another. What is asked for each of them is passed in registers.
 pub(crate) trait Share {
+    /// How the call is cut into chunks.
+    fn division(&self) -> Division;
+
     /// The next chunk, which nobody else has.
-    fn next(&mut self) -> Option<Chunk>;
+    fn next(&mut self) -> Option<usize>;
 
-    /// Empty bytes, for what the task returns.
-    fn result(&mut self) -> &mut Vec<u8>;
+    /// The chunk is done; what it returned is in the record.
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record);
 
-    /// The chunk has ended; what it returned is in the result.
-    fn end(&mut self, chunk: &Chunk, ended: Ended);
+    /// The chunk has failed.
+    fn failed(&mut self, chunk: usize, failure: TaskFailure, record: &mut Record);
 }
 
 /// The constant that stands for one instance of [`run`] in the executable's data.
@@ -75,9 +80,9 @@ impl TaskRef {
     ///
     /// # Safety
     /// As for [`Args::take`], with a cursor over arguments of the task's own type and the chunks of `share`.
-    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, share: &mut dyn Share) {
+    pub(crate) unsafe fn run(self, cursor: &mut Cursor<'_>, share: &mut dyn Share, record: &mut Record) {
         // SAFETY: `function` is the task that `entry` was made for, by `new`; the rest is the caller's.
-        unsafe { (self.entry.run)(self.function, cursor, share) }
+        unsafe { (self.entry.run)(self.function, cursor, share, record) }
     }
 
     /// How a worker is told of it.
@@ -132,28 +137,38 @@ impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
 ///
 /// # Safety
 /// `function` is the address of a `Task<A, R>`; for the cursor and the chunks as for [`Args::take`].
-unsafe fn run<A: Args, R, K: Kind<R>>(function: usize, cursor: &mut Cursor<'_>, share: &mut dyn Share) {
+unsafe fn run<A: Args, R, K: Kind<R>>(
+    function: usize,
+    cursor: &mut Cursor<'_>,
+    share: &mut dyn Share,
+    record: &mut Record,
+) {
     // SAFETY: a function pointer of exactly this type was turned into the address, by the caller's word.
     let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
     let found = A::find(cursor);
-    while let Some(chunk) = share.next() {
+    let division = share.division();
+    while let Some(index) = share.next() {
+        let chunk = Chunk::new(index, division);
         let ended = match &found {
             Ok(found) => ended(|| {
                 // SAFETY: found right here; the rest is passed on.
-                let views = unsafe { A::take(found, chunk.index()) };
+                let views = unsafe { A::take(found, index) };
                 let views = views.map_err(|error| TaskFailure::Broken(error.to_string()))?;
-                K::report(task(views, &chunk), share.result())
+                K::report(task(views, &chunk), record)
             }),
             Err(error) => Err(TaskFailure::Broken(error.to_string())),
         };
-        share.end(&chunk, ended);
+        match ended {
+            Ok(form) => share.done(index, form, record),
+            Err(failure) => share.failed(index, failure, record),
+        }
     }
 }
 
-/// How what a task returns becomes bytes.
+/// How what a task returns is written down.
 pub(crate) trait Kind<R> {
     const TAG: u64;
-    fn report(returned: R, result: &mut Vec<u8>) -> Ended;
+    fn report(returned: R, record: &mut Record) -> Ended;
 }
 
 /// Whatever a task returns is its result.
@@ -165,17 +180,23 @@ pub(crate) struct Fallible;
 impl<R: Serialize> Kind<R> for Plain {
     const TAG: u64 = 1;
 
-    fn report(returned: R, result: &mut Vec<u8>) -> Ended {
-        encode_to(result, &returned).map_err(|error| TaskFailure::Broken(error.to_string()))
+    #[inline]
+    fn report(returned: R, record: &mut Record) -> Ended {
+        let form = record.numbers.take(&returned);
+        if form == Form::Bytes {
+            encode_to(record.cleared(), &returned).map_err(|error| TaskFailure::Broken(error.to_string()))?;
+        }
+        Ok(form)
     }
 }
 
 impl<R: Serialize, E: Display> Kind<Result<R, E>> for Fallible {
     const TAG: u64 = 2;
 
-    fn report(returned: Result<R, E>, result: &mut Vec<u8>) -> Ended {
+    #[inline]
+    fn report(returned: Result<R, E>, record: &mut Record) -> Ended {
         match returned {
-            Ok(value) => Plain::report(value, result),
+            Ok(value) => Plain::report(value, record),
             // The alternate form, in which error types that have one print their whole chain.
             Err(error) => Err(TaskFailure::Failed(format!("{error:#}"))),
         }

@@ -223,12 +223,17 @@ impl Mapping {
 
     /// Maps the pages of the byte range `range`, which is going to be written: at once that takes a fraction of what the
     /// faults would. Does nothing once as many bytes as there are were asked for, since they are mapped then.
+    #[inline]
     pub(crate) fn populate_ahead(&self, range: Range<usize>) {
         // Relaxed: only a measure of when to stop.
         let ahead = self.ahead.load(Ordering::Relaxed);
-        if ahead == 0 || range.len() < WORTH_POPULATING {
-            return;
+        if ahead > 0 && range.len() >= WORTH_POPULATING {
+            self.populate_some_ahead(ahead, range);
         }
+    }
+
+    #[cold]
+    fn populate_some_ahead(&self, ahead: usize, range: Range<usize>) {
         let range = self.pages(range);
         self.ahead.store(ahead.saturating_sub(range.len()), Ordering::Relaxed);
         for at in range.clone().step_by(STEP) {

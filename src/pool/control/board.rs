@@ -242,10 +242,11 @@ impl<W: Words> Board<W> {
         (of == id).then_some(len)
     }
 
-    /// Worker: a ticket of `call` for itself alone, from its own share, or else from what the first `helped` workers have
-    /// left of theirs. `None` where there is none, or the call is closed.
-    #[inline]
-    pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
+    /// Worker: tickets of `call` for itself alone, one after another and at most so many, from its own share, or else one
+    /// from what the first `helped` workers have left of theirs. `None` where there are none, or the call is closed.
+    ///
+    /// Each is to be [begun](Marks::begin).
+    pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
         if self.of_all(CLOSED).load(Relaxed) == call {
@@ -253,28 +254,35 @@ impl<W: Words> Board<W> {
         }
         let has_others = helped > usize::from(worker < helped);
         let stolen = || if has_others { self.steal(worker, call, helped) } else { None };
-        let ticket = self.draw_own(worker, call).or_else(stolen)?;
-        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
-        // is called through a pointer.
-        self.of(worker, WORK, WORK_CURRENT).store(pack(call, ticket + 1), Relaxed);
-        Some(ticket)
+        self.draw_own(worker, call, most).or_else(stolen)
     }
 
-    #[inline]
-    fn draw_own(&self, worker: usize, call: u64) -> Option<usize> {
+    fn draw_own(&self, worker: usize, call: u64, most: usize) -> Option<Range<usize>> {
         let own = self.of(worker, DOWN, DOWN_RUN);
         let mut seen = own.load(Relaxed);
         loop {
             let Range { start, end } = unpack_range(seen, call)?;
-            match own.compare_exchange(seen, pack_range(call, start + 1, end), Relaxed) {
-                Ok(_) => return Some(start),
+            let next = start + self.words.portion(end - start, most);
+            match own.compare_exchange(seen, pack_range(call, next, end), Relaxed) {
+                Ok(_) => return Some(start..next),
                 Err(now) => seen = now,
             }
         }
     }
 
+    /// Worker: the words that it needs for every chunk of `call`.
+    pub(crate) fn marks(&self, worker: usize, call: u64) -> Marks<'_, W> {
+        Marks {
+            call,
+            closed: self.of_all(CLOSED),
+            current: self.of(worker, WORK, WORK_CURRENT),
+            done: self.of(worker, WORK, WORK_DONE),
+            written: self.of(worker, WORK, WORK_WRITTEN),
+        }
+    }
+
     #[cold]
-    fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<usize> {
+    fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<Range<usize>> {
         // A worker that has joined late is not among those who began with a share; one that is knows that its own is empty.
         (worker + 1..helped).chain(0..helped.min(worker)).find_map(|other| {
             let from = self.of(other, DOWN, DOWN_RUN);
@@ -287,7 +295,7 @@ impl<W: Words> Board<W> {
                     Ok(_) => {
                         // Its own word is empty, and nobody changes an empty one but its worker.
                         self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, middle + 1, end), Relaxed);
-                        return Some(middle);
+                        return Some(middle..middle + 1);
                     }
                     Err(now) => seen = now,
                 }
@@ -295,28 +303,15 @@ impl<W: Words> Board<W> {
         })
     }
 
-    /// Parent, after the worker was reaped: the ticket of `call` that it drew last.
-    pub(crate) fn last_drawn(&self, worker: usize, call: u64) -> Option<usize> {
+    /// Parent, after the worker was reaped: the ticket of `call` that it began last.
+    pub(crate) fn last_begun(&self, worker: usize, call: u64) -> Option<usize> {
         let (drawn_in, ticket) = unpack(self.of(worker, WORK, WORK_CURRENT).load(Relaxed));
         if drawn_in == call { ticket.checked_sub(1) } else { None }
     }
 
     // Results.
 
-    /// Worker: the chunks of `call` that it did one after another just now and that returned nothing.
-    #[inline]
-    pub(crate) fn note_done(&self, worker: usize, call: u64, chunks: &Range<usize>) {
-        // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
-        self.of(worker, WORK, WORK_DONE).store(pack_range(call, chunks.start, chunks.end), Release);
-    }
-
-    /// Worker: so many bytes of its outcomes of `call` are written.
-    pub(super) fn note_written(&self, worker: usize, call: u64, written: usize) {
-        // Release: as above.
-        self.of(worker, WORK, WORK_WRITTEN).store(pack(call, written), Release);
-    }
-
-    /// Parent: what [`note_done`](Self::note_done) and `note_written` have noted last.
+    /// Parent: what [`note_done`](Marks::note_done) and [`note_written`](Marks::note_written) have noted last.
     pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
         // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
@@ -441,6 +436,49 @@ impl<W: Words> Board<W> {
         if !spin_until(spin, &mut come) {
             sleep_until(self.of(worker, ASLEEP, 0), timeout, come);
         }
+    }
+}
+
+/// What a worker needs for every chunk of one call.
+pub(crate) struct Marks<'w, W: Words> {
+    call: u64,
+    closed: &'w W::Word,
+    current: &'w W::Word,
+    done: &'w W::Word,
+    written: &'w W::Word,
+}
+
+impl<W: Words> Marks<'_, W> {
+    pub(crate) fn call(&self) -> u64 {
+        self.call
+    }
+
+    /// Notes that the worker begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
+    /// begun.
+    #[inline]
+    pub(crate) fn begin(&self, ticket: usize) -> bool {
+        // Relaxed: as in `draw`.
+        if self.closed.load(Relaxed) == self.call {
+            return false;
+        }
+        // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
+        // is called through a pointer.
+        self.current.store(pack(self.call, ticket + 1), Relaxed);
+        true
+    }
+
+    /// The chunks that it did one after another just now and that returned nothing.
+    #[inline]
+    pub(super) fn note_done(&self, chunks: &Range<usize>) {
+        // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
+        self.done.store(pack_range(self.call, chunks.start, chunks.end), Release);
+    }
+
+    /// So many bytes of its outcomes are written.
+    #[inline]
+    pub(super) fn note_written(&self, written: usize) {
+        // Release: as above.
+        self.written.store(pack(self.call, written), Release);
     }
 }
 

@@ -22,7 +22,7 @@
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
 //! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
-//! | work | current `call:ticket + 1` | worker | the ticket that it drew last |
+//! | work | current `call:ticket + 1` | worker | the ticket that it began last |
 //! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing |
 //! | | written `call:bytes` | worker | how much of its area is filled with other outcomes |
 //! | up | finished `call:bytes` | worker | the last call that it has nothing more to do with, and *written* |
@@ -41,18 +41,23 @@
 //! announces, rings ──────────────────────────→ wakes, reads its mail, then the description, if it is another
 //!                                              draws tickets: compare-and-swap on its *run*; where that is empty,
 //!                                              it takes half of what another one has left
-//!                ←──── rings now and then ──── runs chunks, notes them done, writes outcomes, or sends what is too large
+//!                ←──── rings now and then ──── begins each in turn: runs its chunk, notes it done or writes its outcome,
+//!                                              or sends what is too large
 //! reads areas  ←───────────────── rings ────── finished
 //! ```
 //!
-//! A ticket stands for one chunk. It is in one *run*, or drawn:
+//! A ticket stands for one chunk. It is in one *run*, or drawn, one or several at a time:
 //!
 //! ```text
-//!            open               draw                                    task begins
-//! (nowhere) ──────→ in a run ─────────────→ drawn, on *current* ──────────────────→ in hand ──→ has an outcome
+//!            open               draw                 begin
+//! (nowhere) ──────→ in a run ─────────────→ drawn ──────────→ in hand, on *current* ──→ has an outcome
 //!                    ↑    │ steal
 //!                    └────┘ (between the two words a range is on neither)
 //! ```
+//!
+//! While chunks are quick a worker draws several tickets at a time, as to draw keeps a processor from what it could do
+//! ahead; how many is up to how many it has left, so that there is always something to take from it. What it drew it begins
+//! one by one, and looks each time whether the call was closed.
 //!
 //! # Why it is safe
 //!
@@ -63,8 +68,8 @@
 //! - The description is not changed before every worker that takes part has finished or was reaped, so a worker that has
 //!   not finished never reads one that is half written.
 //! - A worker that dies leaves the rest of its run where others find it, and its *current* names the chunk that it may
-//!   have begun. Only a thief that dies between its two words takes tickets with it; no chunk of them was begun. They are
-//!   in no run and have no outcome when everybody has finished or was reaped.
+//!   have begun. What else it has drawn it takes with it, and so does a thief that dies between its two words; no chunk of
+//!   these was begun. They are in no run and have no outcome when everybody has finished or was reaped.
 //! - Chunks that are run again get a call number, and a description that lists them, of their own: to workers a second
 //!   round is another call.
 //! - Who waits says so before its last look, and who rings looks for that after the change, see `ring` in `board`; a
@@ -231,16 +236,22 @@ mod tests {
         ControlPage::create(workers).unwrap()
     }
 
+    fn draw(page: &ControlPage, worker: usize, call: u64, participants: usize) -> Option<usize> {
+        let ticket = page.draw(worker, call, participants, 1)?.start;
+        assert!(page.marks(worker, call).begin(ticket));
+        Some(ticket)
+    }
+
     #[test]
     fn a_late_worker_draws_nothing_from_the_next_call() {
         let page = page(2);
         page.open(7, 2, 2);
-        assert_eq!(page.draw(0, 7, 2), Some(0));
+        assert_eq!(draw(&page, 0, 7, 2), Some(0));
         page.open(8, 2, 2);
-        assert_eq!(page.draw(1, 7, 2), None);
-        assert_eq!(page.draw(1, 8, 2), Some(1));
-        assert_eq!(page.last_drawn(0, 8), None);
-        assert_eq!(page.last_drawn(0, 7), Some(0));
+        assert_eq!(draw(&page, 1, 7, 2), None);
+        assert_eq!(draw(&page, 1, 8, 2), Some(1));
+        assert_eq!(page.last_begun(0, 8), None);
+        assert_eq!(page.last_begun(0, 7), Some(0));
     }
 
     #[test]
@@ -248,10 +259,10 @@ mod tests {
         let page = page(2);
         page.open(1, 2, 5);
         assert_eq!(page.left(1, 2), 5);
-        assert_eq!(page.draw(0, 1, 2), Some(0));
-        assert_eq!(page.draw(0, 1, 2), Some(1));
+        assert_eq!(draw(&page, 0, 1, 2), Some(0));
+        assert_eq!(draw(&page, 0, 1, 2), Some(1));
         page.close(1);
-        assert_eq!((page.draw(0, 1, 2), page.draw(1, 1, 2)), (None, None));
+        assert_eq!((draw(&page, 0, 1, 2), draw(&page, 1, 1, 2)), (None, None));
         assert_eq!(page.left(1, 2), 3);
     }
 
@@ -265,7 +276,7 @@ mod tests {
         page.close(ALIKE[0]);
         // The first worker is missing, and the third takes part in its place.
         page.open(ALIKE[1], 1, 1);
-        assert_eq!((page.draw(2, ALIKE[1], 1), page.draw(2, ALIKE[1], 1)), (Some(0), None));
+        assert_eq!((draw(&page, 2, ALIKE[1], 1), draw(&page, 2, ALIKE[1], 1)), (Some(0), None));
     }
 
     #[test]
@@ -288,7 +299,7 @@ mod tests {
             let mut drawn: Vec<usize> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..awake)
                     .map(|worker| {
-                        scope.spawn(move || std::iter::from_fn(|| page.draw(worker, 3, 4)).collect::<Vec<_>>())
+                        scope.spawn(move || std::iter::from_fn(|| draw(page, worker, 3, 4)).collect::<Vec<_>>())
                     })
                     .collect();
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -303,11 +314,36 @@ mod tests {
     fn the_rest_of_a_run_outlives_its_worker() {
         let page = page(2);
         page.open(9, 2, 8);
-        assert_eq!((page.draw(0, 9, 2), page.draw(1, 9, 2)), (Some(0), Some(4)));
+        assert_eq!((draw(&page, 0, 9, 2), draw(&page, 1, 9, 2)), (Some(0), Some(4)));
         page.clear(0);
-        let mut drawn: Vec<_> = std::iter::from_fn(|| page.draw(1, 9, 2)).collect();
+        let mut drawn: Vec<_> = std::iter::from_fn(|| draw(&page, 1, 9, 2)).collect();
         drawn.sort_unstable();
         assert_eq!(drawn, [1, 2, 3, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_worker_draws_several_tickets_while_most_are_left() {
+        let page = page(2);
+        page.open(4, 2, 64);
+        assert_eq!(page.draw(0, 4, 2, 16), Some(0..4));
+        assert_eq!(page.draw(0, 4, 2, 2), Some(4..6));
+        assert_eq!(page.draw(0, 4, 2, 0), Some(6..7));
+        assert_eq!(page.left(4, 2), 57);
+        let mut drawn: Vec<_> = std::iter::from_fn(|| page.draw(1, 4, 2, 16)).collect();
+        assert!(drawn.iter().skip_while(|tickets| tickets.len() > 1).all(|tickets| tickets.len() == 1), "{drawn:?}");
+        drawn.sort_unstable_by_key(|tickets| tickets.start);
+        assert!(drawn.into_iter().flatten().eq(7..64));
+    }
+
+    #[test]
+    fn nothing_that_was_drawn_begins_in_a_closed_call() {
+        let page = page(1);
+        page.open(1, 1, 64);
+        assert_eq!(page.draw(0, 1, 1, 8), Some(0..8));
+        assert!(page.marks(0, 1).begin(0));
+        page.close(1);
+        assert!(!page.marks(0, 1).begin(1));
+        assert_eq!(page.last_begun(0, 1), Some(0));
     }
 
     #[test]

@@ -6,18 +6,22 @@
 
 use std::ops::Range;
 
+use super::board::Marks;
 use super::{ControlPage, Mapped, Memory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::numbers::{Kinds, Numbers};
 use crate::pool::protocol::TaskFailure;
 
 const HEAD: usize = size_of::<u64>();
 const KIND_BITS: u32 = 2;
 const CHUNK_BITS: u32 = 24;
 
-/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one.
+/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one, or numbers follow,
+/// of which it says what they are.
 const VALUE: u64 = 0;
 const FAILURE: u64 = 1;
 const DONE: u64 = 2;
+const NUMBERS: u64 = 3;
 
 fn head(kind: u64, chunk: usize, rest: usize) -> u64 {
     ((rest as u64) << CHUNK_BITS | chunk as u64) << KIND_BITS | kind
@@ -29,42 +33,61 @@ fn parts(head: u64) -> (u64, usize, usize) {
     (head & ((1 << KIND_BITS) - 1), number(rest & ((1 << CHUNK_BITS) - 1)), number(rest >> CHUNK_BITS))
 }
 
-/// Bytes of one outcome, behind room for its head. Used again for the next one.
+/// Numbers or bytes of one outcome, behind room for its head. Used again for the next one.
 #[derive(Debug, Default)]
-pub(crate) struct Record(Vec<u8>);
+pub(crate) struct Record {
+    pub(crate) numbers: Numbers,
+    bytes: Vec<u8>,
+}
 
 impl Record {
-    /// To be appended to.
+    /// Bytes to be appended to.
     pub(crate) fn cleared(&mut self) -> &mut Vec<u8> {
-        self.0.resize(HEAD, 0);
-        &mut self.0
+        self.bytes.resize(HEAD, 0);
+        &mut self.bytes
     }
 
-    /// What was appended since it was last cleared.
+    /// What was appended since they were last cleared.
     pub(crate) fn body(&self) -> &[u8] {
-        self.0.get(HEAD..).unwrap_or_default()
+        self.bytes.get(HEAD..).unwrap_or_default()
     }
 }
 
 /// A worker's side of one call's outcomes.
-pub(crate) struct Writer<'p, M = Mapped> {
+pub(crate) struct Writer<'p, M: Memory = Mapped> {
     page: &'p ControlPage<M>,
     worker: usize,
-    call: u64,
+    marks: Marks<'p, M>,
+    /// Where its area lies.
+    area: usize,
     written: usize,
     done: Range<usize>,
 }
 
 impl<'p, M: Memory> Writer<'p, M> {
     pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
-        Self { page, worker, call, written: 0, done: 0..0 }
+        Self {
+            page,
+            worker,
+            marks: page.marks(worker, call),
+            area: page.results_offset(worker),
+            written: 0,
+            done: 0..0,
+        }
     }
 
     pub(crate) fn call(&self) -> u64 {
-        self.call
+        self.marks.call()
+    }
+
+    /// See [`Marks::begin`].
+    #[inline]
+    pub(crate) fn begin(&self, ticket: usize) -> bool {
+        self.marks.begin(ticket)
     }
 
     /// A chunk is done and returned nothing; `false` where there is no room to say so.
+    #[inline]
     pub(crate) fn nothing(&mut self, chunk: usize) -> bool {
         if self.done.end == chunk && !self.done.is_empty() {
             self.done.end += 1;
@@ -75,11 +98,18 @@ impl<'p, M: Memory> Writer<'p, M> {
             }
             self.done = chunk..chunk + 1;
         }
-        self.page.note_done(self.worker, self.call, &self.done);
+        self.marks.note_done(&self.done);
         true
     }
 
-    /// A chunk is done and returned what is in the record; `false` where there is no room for it.
+    /// A chunk is done and returned the numbers in the record; `false` where there is no room for them.
+    #[inline]
+    pub(crate) fn numbers(&mut self, chunk: usize, numbers: &mut Numbers) -> bool {
+        let kinds = numbers.kinds().bits() as usize;
+        self.append(bytemuck::cast_slice(numbers.behind(head(NUMBERS, chunk, kinds))))
+    }
+
+    /// A chunk is done and returned the bytes in the record; `false` where there is no room for them.
     pub(crate) fn value(&mut self, chunk: usize, record: &mut Record) -> bool {
         self.record(VALUE, chunk, record)
     }
@@ -89,7 +119,7 @@ impl<'p, M: Memory> Writer<'p, M> {
         self.record(FAILURE, chunk, record)
     }
 
-    fn record(&mut self, kind: u64, chunk: usize, Record(bytes): &mut Record) -> bool {
+    fn record(&mut self, kind: u64, chunk: usize, Record { bytes, .. }: &mut Record) -> bool {
         let len = bytes.len() - HEAD;
         bytes[..HEAD].copy_from_slice(&head(kind, chunk, len).to_ne_bytes());
         bytes.resize(bytes.len().next_multiple_of(HEAD), 0);
@@ -103,15 +133,15 @@ impl<'p, M: Memory> Writer<'p, M> {
         if bytes.len() > M::RESULTS_LEN - self.written {
             return false;
         }
-        self.page.memory().copy_in(self.page.results_offset(self.worker) + self.written, bytes);
+        self.page.memory().copy_in(self.area + self.written, bytes);
         self.written += bytes.len();
-        self.page.note_written(self.worker, self.call, self.written);
+        self.marks.note_written(self.written);
         true
     }
 
     /// The call is over for this worker: nothing of it is touched any more.
     pub(crate) fn finish(self) {
-        self.page.note_finished(self.worker, self.call, &self.done, self.written);
+        self.page.note_finished(self.worker, self.marks.call(), &self.done, self.written);
     }
 }
 
@@ -128,6 +158,8 @@ pub(crate) struct Reader {
 pub(crate) enum Entry {
     /// These chunks returned nothing.
     Nothing(Range<usize>),
+    /// A chunk returned the numbers that begin there in the buffer.
+    Numbers(usize, Kinds, usize),
     /// A chunk returned those bytes of the buffer.
     Value(usize, Range<usize>),
     Failure(usize, TaskFailure),
@@ -177,6 +209,16 @@ impl Reader {
                 let (kind, chunk, rest) = parts(u64::from_ne_bytes(*first));
                 at += HEAD;
                 let entry = match kind {
+                    NUMBERS => {
+                        let kinds = Kinds::of(rest).ok_or_else(damaged)?;
+                        let first = at;
+                        at += kinds.count() * size_of::<u64>();
+                        if at > end {
+                            return Err(damaged());
+                        }
+                        told(target, Entry::Numbers(chunk, kinds, first))?;
+                        continue;
+                    }
                     VALUE if rest <= bytes.len() => Entry::Value(chunk, at..at + rest),
                     FAILURE if rest <= bytes.len() => {
                         let failure = rmp_serde::from_slice(&bytes[..rest]);

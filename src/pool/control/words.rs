@@ -30,6 +30,13 @@ pub(crate) trait Words {
     type Word: Word;
 
     fn word(&self, line: usize, place: usize) -> &Self::Word;
+
+    /// How many tickets a worker draws at a time that has so many left to draw; at least one. What is drawn is nobody
+    /// else's any more, so most are left for those who come.
+    #[inline]
+    fn portion(&self, left: usize, most: usize) -> usize {
+        (left / 8).clamp(1, most.max(1))
+    }
 }
 
 /// All that lies on a page: its words, and behind them areas of bytes that are only ever read and written by those whose

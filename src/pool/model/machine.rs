@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::checker::{self, Join, Thread};
 use super::life::{Death, Life, die};
-use super::memory::{Cell, Page, Seen};
+use super::memory::{self, Cell, Page, Seen};
 use super::scenario::{Ending, Memory, Scenario};
 use super::stage::Stage;
 use super::steps::{self, Around, mix};
@@ -100,6 +100,7 @@ impl Machine {
     pub(super) fn run(scenario: &'static Scenario, parent: fn(&Machine)) {
         trace::begin();
         checker::set_fences(scenario.memory != Memory::WithoutFences);
+        memory::set_portion(scenario.portion);
         let machine = Rc::new(Machine::new(scenario));
         MACHINE.set(Some(Rc::clone(&machine)));
         let mut threads: Vec<_> = (0..scenario.workers).map(inhabit).collect();

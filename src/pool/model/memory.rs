@@ -1,6 +1,6 @@
 //! A page of the checker's memory, and the futexes on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell as Plain, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,6 +14,15 @@ use crate::pool::control::{ControlPage, Memory, Word, Words};
 /// The words of a line that are used at all.
 const WORDS_OF_A_LINE: usize = 4;
 const EIGHT: usize = size_of::<u64>();
+
+thread_local! {
+    static PORTION: Plain<usize> = const { Plain::new(1) };
+}
+
+/// How many tickets workers draw at a time, where there are so many.
+pub(super) fn set_portion(portion: usize) {
+    PORTION.set(portion);
+}
 
 /// A word, and who sleeps on it.
 pub(super) struct Cell {
@@ -151,6 +160,10 @@ impl Words for Seen {
 
     fn word(&self, line: usize, place: usize) -> &SeenWord {
         &self.lines[line][place]
+    }
+
+    fn portion(&self, left: usize, _most: usize) -> usize {
+        PORTION.get().min(left)
     }
 }
 

@@ -110,6 +110,20 @@ fn workers_take_from_each_other() {
 }
 
 #[test]
+fn workers_draw_several_tickets_at_a_time() {
+    Scenario::new(2, &[&[Nothing, Nothing, Nothing]]).preemptions(1).memory(Memory::Strong).portion(2).check();
+    Scenario::new(1, &[&[Nothing, Little, Nothing]]).preemptions(1).portion(3).check();
+}
+
+#[test]
+fn a_worker_dies_with_tickets_in_its_hands() {
+    let nothing = |workers| Scenario::new(workers, &[&[Nothing, Nothing, Nothing]]).preemptions(0).portion(3);
+    check_deaths(0, || nothing(1));
+    check_deaths(1, || nothing(2).memory(Memory::Strong));
+    check_deaths(1, || nothing(2).memory(Memory::Strong).retries(1));
+}
+
+#[test]
 fn the_pool_ends() {
     Scenario::new(1, &[&[Nothing]]).preemptions(1).and_farewell().check();
 }

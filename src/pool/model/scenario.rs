@@ -68,6 +68,8 @@ pub(super) struct Scenario {
     pub(super) retries: u32,
     pub(super) memory: Memory,
     pub(super) news_after_each_chunk: bool,
+    /// How many tickets workers draw at a time.
+    pub(super) portion: usize,
     /// Whether somebody watches the calls' progress, so that none of them is `smooth`.
     pub(super) watched: bool,
     /// Whether the end of the pool is looked at as well, and not only its calls.
@@ -94,6 +96,7 @@ impl Scenario {
             retries: 0,
             memory: Memory::AsOrdered,
             news_after_each_chunk: false,
+            portion: 1,
             watched: false,
             farewell: false,
             ending: None,
@@ -118,6 +121,10 @@ impl Scenario {
 
     pub(super) fn retries(self, retries: u32) -> Self {
         Self { retries, ..self }
+    }
+
+    pub(super) fn portion(self, portion: usize) -> Self {
+        Self { portion, ..self }
     }
 
     pub(super) fn news_after_each_chunk(self) -> Self {

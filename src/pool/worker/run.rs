@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -12,11 +13,12 @@ use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::Chunk;
+use crate::pool::chunk::Division;
 use crate::pool::control::{Record, Writer};
-use crate::pool::protocol::{CallMessage, NOTHING, Packet, TaskFailure, ToParent};
+use crate::pool::numbers::Form;
+use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
-use crate::pool::task::{Ended, Share, TaskRef};
+use crate::pool::task::{Share, TaskRef};
 use crate::sys::file::FileId;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
@@ -29,7 +31,7 @@ const LINGER: Duration = Duration::from_millis(5);
 struct Pace {
     rung: Duration,
     looked: Duration,
-    /// Chunks since the clock was looked at, and how many it takes: quick ones need no look each.
+    /// Chunks that were begun since the clock was looked at, and how many it takes: quick ones need no look each.
     chunks: u32,
     patience: u32,
 }
@@ -47,16 +49,24 @@ impl Pace {
         Self::new(Duration::ZERO)
     }
 
-    /// To be asked after each chunk.
-    fn is_due(&mut self, now: impl FnOnce() -> Duration) -> bool {
-        self.chunks += 1;
-        if self.chunks < self.patience {
-            return false;
-        }
-        let now = now();
+    /// How many chunks are so quick that they may well be taken at a time.
+    fn patience(&self) -> usize {
+        self.patience as usize
+    }
+
+    /// To be asked before each chunk: is the clock to be looked at?
+    #[inline]
+    fn is_worth_a_look(&mut self) -> bool {
+        let worth = self.chunks == self.patience;
+        self.chunks = if worth { 1 } else { self.chunks + 1 };
+        worth
+    }
+
+    /// To be asked then: is it time to ring?
+    fn is_due(&mut self, now: Duration) -> bool {
         let quick = now.saturating_sub(self.looked) < Self::QUICK;
         self.patience = if quick { (2 * self.patience).min(Self::MOST) } else { 1 };
-        (self.looked, self.chunks) = (now, 0);
+        self.looked = now;
         let due = now.saturating_sub(self.rung) >= LINGER;
         if due {
             self.rung = now;
@@ -84,10 +94,9 @@ impl<S: System> Worker<S> {
             desk,
             message,
             helped: message.helped(page.workers()),
+            tickets: 0..0,
             writer: Writer::new(page, *index, call),
-            record,
             pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
-            any_ended: false,
             leaving,
             home: epoch(),
         };
@@ -95,7 +104,7 @@ impl<S: System> Worker<S> {
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
         // the chunks are drawn from the control page by this worker alone.
-        unsafe { task.run(&mut cursor, &mut work) };
+        unsafe { task.run(&mut cursor, &mut work, record) };
         let writer = work.writer;
         drop(lent);
         writer.finish();
@@ -104,24 +113,10 @@ impl<S: System> Worker<S> {
 }
 
 impl<S: System> Desk<S> {
-    /// Puts an outcome where the parent finds it: into this worker's area, or what does not fit there into the socket.
-    fn report(&self, writer: &mut Writer<'_, S::Memory>, chunk: usize, ended: Ended, record: &mut Record) {
-        let outcome = match ended {
-            Ok(()) => {
-                let nothing = record.body() == NOTHING;
-                if if nothing { writer.nothing(chunk) } else { writer.value(chunk, record) } {
-                    return;
-                }
-                Ok(ByteBuf::from(record.body()))
-            }
-            Err(failure) => {
-                if rmp_serde::encode::write(record.cleared(), &failure).is_ok() && writer.failure(chunk, record) {
-                    return;
-                }
-                Err(failure)
-            }
-        };
-        let of_this = |outcome| ToParent::Outcomes { call: writer.call(), outcomes: vec![(chunk, outcome)] };
+    /// Sends an outcome that does not fit into this worker's area.
+    #[cold]
+    fn send(&self, call: u64, chunk: usize, outcome: Outcome) {
+        let of_this = |outcome| ToParent::Outcomes { call, outcomes: vec![(chunk, outcome)] };
         let packet = Packet::new(&of_this(outcome)).or_else(|error| {
             let failure = TaskFailure::Broken(format!("its result cannot be handed over: {error}"));
             Packet::new(&of_this(Err(failure)))
@@ -159,48 +154,107 @@ struct Work<'w, S: System> {
     desk: &'w Desk<S>,
     message: &'w CallMessage,
     helped: usize,
+    /// Those that it has drawn and not begun.
+    tickets: Range<usize>,
     writer: Writer<'w, S::Memory>,
-    record: &'w mut Record,
     pace: Pace,
     leaving: &'w mut Vec<Result<Kept>>,
-    /// Was a chunk run that the parent was perhaps not told of?
-    any_ended: bool,
     home: Epoch,
 }
 
-impl<S: System> Share for Work<'_, S> {
-    fn next(&mut self) -> Option<Chunk> {
-        let ticket = self.desk.page.draw(self.desk.index, self.writer.call(), self.helped)?;
-        let chunk = self.message.chunk_of(ticket)?;
-        // After the last one there is nothing to tell but the end.
-        if std::mem::replace(&mut self.any_ended, true) && self.pace.is_due(S::now) {
-            self.desk.page.note_news(self.desk.index);
-            // The call goes on for a while.
-            self.leaving.clear();
-        }
-        // What an earlier task caught itself.
-        panics::forget_place();
-        Some(Chunk::new(chunk, self.message.division()))
-    }
-
-    fn result(&mut self) -> &mut Vec<u8> {
-        self.record.cleared()
-    }
-
-    fn end(&mut self, chunk: &Chunk, mut ended: Ended) {
+impl<S: System> Work<'_, S> {
+    /// Before anything is said of a chunk.
+    fn check_home(&self) {
         if epoch() != self.home {
             // A child that the task forked and that came back here: the worker itself will answer.
             leave();
         }
-        if let Err(TaskFailure::Panicked { place, .. }) = &mut ended {
-            *place = panics::take_place();
-        }
-        let failed = ended.is_err();
-        self.desk.report(&mut self.writer, chunk.index(), ended, self.record);
-        if failed {
+    }
+
+    /// Draws the next tickets, if there are any.
+    #[cold]
+    fn draw(&mut self) {
+        let Desk { page, index, .. } = self.desk;
+        let drawn = page.draw(*index, self.writer.call(), self.helped, self.pace.patience());
+        self.tickets = drawn.unwrap_or_default();
+    }
+
+    #[cold]
+    fn look_at_clock(&mut self) {
+        if self.pace.is_due(S::now()) {
             self.desk.page.note_news(self.desk.index);
+            // The call goes on for a while.
+            self.leaving.clear();
         }
     }
+
+    #[cold]
+    fn send(&self, chunk: usize, form: Form, record: &Record) {
+        self.desk.send(self.writer.call(), chunk, encoded(form, record));
+    }
+}
+
+impl<S: System> Share for Work<'_, S> {
+    fn division(&self) -> Division {
+        self.message.division()
+    }
+
+    fn next(&mut self) -> Option<usize> {
+        if self.tickets.is_empty() {
+            self.draw();
+        }
+        let ticket = self.tickets.next()?;
+        // After the last one there is nothing to tell but the end.
+        if self.pace.is_worth_a_look() {
+            self.look_at_clock();
+        }
+        if !self.writer.begin(ticket) {
+            return None;
+        }
+        // What an earlier task caught itself.
+        panics::forget_place();
+        self.message.chunk_of(ticket)
+    }
+
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        self.check_home();
+        let written = match form {
+            Form::Nothing => self.writer.nothing(chunk),
+            Form::Numbers => self.writer.numbers(chunk, &mut record.numbers),
+            Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
+            Form::Bytes => self.writer.value(chunk, record),
+        };
+        if !written {
+            self.send(chunk, form, record);
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, chunk: usize, mut failure: TaskFailure, record: &mut Record) {
+        self.check_home();
+        if let TaskFailure::Panicked { place, .. } = &mut failure {
+            *place = panics::take_place();
+        }
+        let encoded = rmp_serde::encode::write(record.cleared(), &failure);
+        if encoded.is_err() || !self.writer.failure(chunk, record) {
+            self.desk.send(self.writer.call(), chunk, Err(failure));
+        }
+        self.desk.page.note_news(self.desk.index);
+    }
+}
+
+/// What a task returned, for a message.
+fn encoded(form: Form, record: &Record) -> Outcome {
+    let bytes = match form {
+        Form::Nothing => NOTHING.to_vec(),
+        Form::Numbers => {
+            let mut bytes = Vec::new();
+            record.numbers.encode_to(&mut bytes).map_err(|error| TaskFailure::Broken(error.to_string()))?;
+            bytes
+        }
+        Form::Bytes => record.body().to_vec(),
+    };
+    Ok(ByteBuf::from(bytes))
 }
 
 fn leave() -> ! {

@@ -1,0 +1,612 @@
+//! Results that are numbers, as words.
+//!
+//! Many tasks return a number, or a few of them: a sum, an index, a minimum with a maximum. Such a value is up to [`MOST`]
+//! words and says of each what it is. Any other value is refused here, and encoded.
+//!
+//! Words come from another process, so all that is read from them is checked. A type that reads something else than it
+//! has written, or asks what is there, is given what the encoding would give it: where words alone do not do, they are
+//! encoded after all.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::ser::{Impossible, SerializeTuple, SerializeTupleStruct, Serializer};
+use serde::{Serialize, forward_to_deserialize_any};
+
+use super::plan::encode_to;
+use crate::error::Result;
+
+/// The most numbers of one value.
+pub(crate) const MOST: usize = 7;
+
+const KIND_BITS: usize = 4;
+
+const UNSIGNED: u32 = 1;
+const SIGNED: u32 = 2;
+const DOUBLE: u32 = 3;
+const SINGLE: u32 = 4;
+const BOOL: u32 = 5;
+
+const TUPLE: u32 = 1 << 31;
+
+/// How a value is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// There is nothing to be written.
+    Nothing,
+    Numbers,
+    /// Encoded.
+    Bytes,
+}
+
+/// What each of a value's words is: so many bits each, none after the last one. A single number is not the same as a tuple
+/// of one. Invariant: these are words that there are, one at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kinds(u32);
+
+impl Kinds {
+    /// What another process has written.
+    pub(crate) fn of(bits: usize) -> Option<Self> {
+        let bits = u32::try_from(bits).ok()?;
+        let kinds = Self(bits);
+        let count = kinds.count();
+        let known = |at| (UNSIGNED..=BOOL).contains(&kinds.kind(at));
+        (count > 0 && (count == 1 || bits & TUPLE != 0) && (0..count).all(known)).then_some(kinds)
+    }
+
+    /// How many words there are.
+    #[inline]
+    pub(crate) fn count(self) -> usize {
+        ((u32::BITS - (self.0 & !TUPLE).leading_zeros()) as usize).div_ceil(KIND_BITS)
+    }
+
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    fn kind(self, at: usize) -> u32 {
+        self.0 >> (KIND_BITS * at) & ((1 << KIND_BITS) - 1)
+    }
+}
+
+/// A value's words, behind room for one that says whose they are. Used again for the next value.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    kinds: u32,
+    count: usize,
+    words: [u64; 1 + MOST],
+}
+
+impl Numbers {
+    /// Takes a value in; anything but numbers is refused by [`Form::Bytes`].
+    #[inline]
+    pub(crate) fn take(&mut self, value: &impl Serialize) -> Form {
+        value.serialize(Taking { numbers: self, whole: true }).unwrap_or(Form::Bytes)
+    }
+
+    /// What was taken in; to be asked where that was numbers.
+    pub(crate) fn kinds(&self) -> Kinds {
+        Kinds(self.kinds)
+    }
+
+    /// The words behind `first`.
+    #[inline]
+    pub(crate) fn behind(&mut self, first: u64) -> &[u64] {
+        self.words[0] = first;
+        &self.words[..=self.count]
+    }
+
+    /// The words.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words[1..=self.count])
+    }
+
+    /// The same value encoded, appended to `bytes`.
+    pub(crate) fn encode_to(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        encode_to(bytes, &Found { kinds: self.kinds(), words: self.as_bytes() })
+    }
+
+    #[inline]
+    fn set(&mut self, kind: u32, word: u64) -> Form {
+        (self.kinds, self.count, self.words[1]) = (kind, 1, word);
+        Form::Numbers
+    }
+
+    #[inline]
+    fn push(&mut self, kind: u32, word: u64) -> Result<Form, Refused> {
+        let place = self.words.get_mut(1 + self.count).ok_or(Refused)?;
+        *place = word;
+        self.kinds |= kind << (KIND_BITS * self.count);
+        self.count += 1;
+        Ok(Form::Numbers)
+    }
+}
+
+/// It is not numbers, or not these.
+#[derive(Debug)]
+pub(super) struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not numbers")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl serde::ser::Error for Refused {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+impl serde::de::Error for Refused {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+/// Takes in a whole value, or one number of it.
+struct Taking<'n> {
+    numbers: &'n mut Numbers,
+    whole: bool,
+}
+
+impl Taking<'_> {
+    fn nothing(self) -> Result<Form, Refused> {
+        if self.whole { Ok(Form::Nothing) } else { Err(Refused) }
+    }
+
+    fn tuple(self) -> Result<Self, Refused> {
+        (self.numbers.kinds, self.numbers.count) = (TUPLE, 0);
+        if self.whole { Ok(self) } else { Err(Refused) }
+    }
+
+    fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Refused> {
+        value.serialize(Taking { numbers: self.numbers, whole: false }).map(drop)
+    }
+
+    fn end(self) -> Result<Form, Refused> {
+        if self.numbers.count > 0 { Ok(Form::Numbers) } else { Err(Refused) }
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident($type:ty) $kind:ident |$value:ident| $word:expr;)*) => {$(
+        #[inline]
+        fn $method(self, $value: $type) -> Result<Form, Refused> {
+            let word = $word;
+            if self.whole { Ok(self.numbers.set($kind, word)) } else { self.numbers.push($kind, word) }
+        }
+    )*};
+}
+
+macro_rules! refused {
+    ($($method:ident($($type:ty),*) -> $ok:ty;)*) => {$(
+        #[inline]
+        fn $method(self, $(_: $type),*) -> Result<$ok, Refused> {
+            Err(Refused)
+        }
+    )*};
+}
+
+impl Serializer for Taking<'_> {
+    type Ok = Form;
+    type Error = Refused;
+    type SerializeSeq = Impossible<Form, Refused>;
+    type SerializeTuple = Self;
+    type SerializeTupleStruct = Self;
+    type SerializeTupleVariant = Impossible<Form, Refused>;
+    type SerializeMap = Impossible<Form, Refused>;
+    type SerializeStruct = Impossible<Form, Refused>;
+    type SerializeStructVariant = Impossible<Form, Refused>;
+
+    numbers! {
+        serialize_bool(bool) BOOL |value| value.into();
+        serialize_u8(u8) UNSIGNED |value| value.into();
+        serialize_u16(u16) UNSIGNED |value| value.into();
+        serialize_u32(u32) UNSIGNED |value| value.into();
+        serialize_u64(u64) UNSIGNED |value| value;
+        serialize_i8(i8) SIGNED |value| i64::from(value).cast_unsigned();
+        serialize_i16(i16) SIGNED |value| i64::from(value).cast_unsigned();
+        serialize_i32(i32) SIGNED |value| i64::from(value).cast_unsigned();
+        serialize_i64(i64) SIGNED |value| value.cast_unsigned();
+        serialize_f32(f32) SINGLE |value| value.to_bits().into();
+        serialize_f64(f64) DOUBLE |value| value.to_bits();
+    }
+
+    refused! {
+        serialize_char(char) -> Form;
+        serialize_str(&str) -> Form;
+        serialize_bytes(&[u8]) -> Form;
+        serialize_unit_struct(&'static str) -> Form;
+        serialize_unit_variant(&'static str, u32, &'static str) -> Form;
+        serialize_seq(Option<usize>) -> Self::SerializeSeq;
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Self::SerializeTupleVariant;
+        serialize_map(Option<usize>) -> Self::SerializeMap;
+        serialize_struct(&'static str, usize) -> Self::SerializeStruct;
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Self::SerializeStructVariant;
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<Form, Refused> {
+        self.nothing()
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result<Form, Refused> {
+        self.nothing()
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Form, Refused> {
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<Form, Refused> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: &T,
+    ) -> Result<Form, Refused> {
+        Err(Refused)
+    }
+
+    #[inline]
+    fn serialize_tuple(self, _: usize) -> Result<Self, Refused> {
+        self.tuple()
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Refused> {
+        self.tuple()
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<Form, Refused> {
+        Err(Refused)
+    }
+
+    /// As the encoding.
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+impl SerializeTuple for Taking<'_> {
+    type Ok = Form;
+    type Error = Refused;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refused> {
+        self.element(value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<Form, Refused> {
+        Taking::end(self)
+    }
+}
+
+impl SerializeTupleStruct for Taking<'_> {
+    type Ok = Form;
+    type Error = Refused;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refused> {
+        self.element(value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<Form, Refused> {
+        Taking::end(self)
+    }
+}
+
+/// A value's words as they came from a task.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'w> {
+    kinds: Kinds,
+    words: &'w [u8],
+}
+
+impl<'w> Found<'w> {
+    /// The value that begins there.
+    pub(super) fn new(kinds: Kinds, words: &'w [u8]) -> Self {
+        Self { kinds, words }
+    }
+
+    /// # Errors
+    /// `Serialization` where they are no `R`.
+    #[inline]
+    pub(super) fn decode<R: DeserializeOwned>(self) -> Result<R> {
+        match R::deserialize(self) {
+            Ok(value) => Ok(value),
+            Err(Refused) => self.decode_encoded(),
+        }
+    }
+
+    #[cold]
+    fn decode_encoded<R: DeserializeOwned>(self) -> Result<R> {
+        let mut bytes = Vec::new();
+        encode_to(&mut bytes, &self)?;
+        super::results::decode(&bytes)
+    }
+
+    /// The number at that place of a tuple.
+    #[inline]
+    fn element(self, at: usize) -> Option<Self> {
+        let words = self.words.get(at * size_of::<u64>()..)?;
+        (at < self.kinds.count()).then(|| Self { kinds: Kinds(self.kinds.kind(at)), words })
+    }
+
+    /// A single number.
+    #[inline]
+    fn number(self) -> Result<Number, Refused> {
+        let word = u64::from_ne_bytes(*self.words.first_chunk().ok_or(Refused)?);
+        match self.kinds.0 {
+            UNSIGNED => Ok(Number::Unsigned(word)),
+            SIGNED => Ok(Number::Signed(word.cast_signed())),
+            DOUBLE => Ok(Number::Double(f64::from_bits(word))),
+            SINGLE => u32::try_from(word).map(|bits| Number::Single(f32::from_bits(bits))).map_err(|_| Refused),
+            BOOL if word <= 1 => Ok(Number::Bool(word == 1)),
+            _ => Err(Refused),
+        }
+    }
+
+    fn is_tuple(&self) -> bool {
+        self.kinds.bits() & TUPLE != 0
+    }
+}
+
+enum Number {
+    Unsigned(u64),
+    Signed(i64),
+    Double(f64),
+    Single(f32),
+    Bool(bool),
+}
+
+/// The same value for the encoding.
+impl Serialize for Found<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        if self.is_tuple() {
+            let mut tuple = serializer.serialize_tuple(self.kinds.count())?;
+            (0..self.kinds.count())
+                .map_while(|at| self.element(at))
+                .try_for_each(|number| tuple.serialize_element(&number))?;
+            return tuple.end();
+        }
+        match self.number().map_err(|_| S::Error::custom("a number is damaged"))? {
+            Number::Unsigned(value) => serializer.serialize_u64(value),
+            Number::Signed(value) => serializer.serialize_i64(value),
+            Number::Double(value) => serializer.serialize_f64(value),
+            Number::Single(value) => serializer.serialize_f32(value),
+            Number::Bool(value) => serializer.serialize_bool(value),
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for Found<'_> {
+    type Error = Refused;
+
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        if self.is_tuple() {
+            let mut rest = Rest { found: self, at: 0 };
+            let value = visitor.visit_seq(&mut rest)?;
+            return if rest.at == self.kinds.count() { Ok(value) } else { Err(Refused) };
+        }
+        match self.number()? {
+            Number::Unsigned(value) => visitor.visit_u64(value),
+            Number::Signed(value) => visitor.visit_i64(value),
+            Number::Double(value) => visitor.visit_f64(value),
+            Number::Single(value) => visitor.visit_f32(value),
+            Number::Bool(value) => visitor.visit_bool(value),
+        }
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        visitor.visit_some(self)
+    }
+
+    /// To be encoded: what is done there for an enum is not known here.
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Refused> {
+        Err(Refused)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct
+        map struct identifier ignored_any
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+/// What is left of a tuple.
+struct Rest<'w> {
+    found: Found<'w>,
+    at: usize,
+}
+
+impl<'de> SeqAccess<'de> for Rest<'_> {
+    type Error = Refused;
+
+    #[inline]
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
+        let Some(element) = self.found.element(self.at) else { return Ok(None) };
+        self.at += 1;
+        seed.deserialize(element).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.found.kinds.count() - self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt::Debug;
+    use std::num::NonZeroU8;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// Takes a value in and reads it as another type: from its words, and as its encoding says.
+    fn read_as<R: DeserializeOwned>(value: &impl Serialize) -> (Form, Result<R>, Result<R>) {
+        let mut numbers = Numbers::default();
+        let form = numbers.take(value);
+        let mut encoded = Vec::new();
+        encode_to(&mut encoded, value).unwrap();
+        let read = match form {
+            Form::Numbers => {
+                let kinds = Kinds::of(numbers.kinds().bits() as usize).unwrap();
+                assert_eq!(kinds, numbers.kinds());
+                let mut same = Vec::new();
+                numbers.encode_to(&mut same).unwrap();
+                assert_eq!(same, encoded);
+                Found::new(kinds, numbers.as_bytes()).decode()
+            }
+            Form::Nothing => {
+                assert_eq!(encoded, super::super::protocol::NOTHING);
+                super::super::results::decode(&encoded)
+            }
+            Form::Bytes => super::super::results::decode(&encoded),
+        };
+        (form, read, super::super::results::decode(&encoded))
+    }
+
+    #[track_caller]
+    fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, form: Form) {
+        let (taken, read, _) = read_as::<T>(&value);
+        assert_eq!((taken, read.unwrap()), (form, value));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Meters(f64);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Pair(i32, bool);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Whole(i64),
+        Part(f64),
+        Two((u8, f64)),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Unit {
+        A,
+        B,
+    }
+
+    #[test]
+    fn numbers_and_few_of_them_come_back_as_words() {
+        comes_back(u64::MAX, Form::Numbers);
+        comes_back(usize::MAX, Form::Numbers);
+        comes_back(i64::MIN, Form::Numbers);
+        comes_back(-1_i8, Form::Numbers);
+        comes_back(1.5_f32, Form::Numbers);
+        comes_back(f64::NEG_INFINITY, Form::Numbers);
+        comes_back(true, Form::Numbers);
+        comes_back((1_u8, -2_i16, 0.5_f64, false), Form::Numbers);
+        comes_back((3_u32,), Form::Numbers);
+        comes_back([1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], Form::Numbers);
+        comes_back(Meters(2.5), Form::Numbers);
+        comes_back((Meters(2.5), Some(7_u64)), Form::Numbers);
+        comes_back(Pair(-4, true), Form::Numbers);
+        comes_back(Some(3_u16), Form::Numbers);
+        comes_back(NonZeroU8::MAX, Form::Numbers);
+        for either in [Either::Whole(-3), Either::Part(0.25), Either::Two((1, 2.0))] {
+            comes_back(either, Form::Numbers);
+        }
+    }
+
+    #[test]
+    fn nothing_takes_no_words() {
+        comes_back((), Form::Nothing);
+        comes_back(None::<f64>, Form::Nothing);
+    }
+
+    #[test]
+    fn all_else_is_encoded() {
+        comes_back("text".to_owned(), Form::Bytes);
+        comes_back('c', Form::Bytes);
+        comes_back(u128::MAX, Form::Bytes);
+        comes_back(vec![1_u64], Form::Bytes);
+        comes_back([0_u8; 8], Form::Bytes);
+        comes_back([0_u8; 0], Form::Bytes);
+        comes_back(((1, 2), 3), Form::Bytes);
+        comes_back((1, None::<u8>), Form::Bytes);
+        comes_back((1, "text".to_owned()), Form::Bytes);
+        comes_back(BTreeMap::from([(1, 2)]), Form::Bytes);
+        comes_back([Unit::A, Unit::B], Form::Bytes);
+    }
+
+    #[test]
+    fn another_type_is_read_as_from_the_encoding() {
+        fn same<R: DeserializeOwned + PartialEq + Debug>(value: &impl Serialize) {
+            match read_as::<R>(value) {
+                (_, Ok(words), Ok(bytes)) => assert_eq!(words, bytes),
+                (_, Err(words), Err(bytes)) => assert_eq!(words.to_string(), bytes.to_string()),
+                other => panic!("{other:?}"),
+            }
+        }
+        same::<u8>(&300_u64);
+        same::<u64>(&-1_i64);
+        same::<i64>(&u64::MAX);
+        same::<f64>(&3_u8);
+        same::<NonZeroU8>(&0_u8);
+        same::<Unit>(&1_u32);
+        same::<Unit>(&2_u32);
+        same::<String>(&1_u32);
+        same::<Vec<u64>>(&(1, 2, 3));
+        same::<[u64; 2]>(&(1, 2, 3));
+        same::<[u64; 4]>(&(1, 2, 3));
+        same::<u64>(&(1,));
+        same::<(u64,)>(&1);
+        same::<u128>(&1_u8);
+        same::<bool>(&1_u8);
+        same::<Option<Option<u8>>>(&1_u8);
+        same::<char>(&65_u32);
+    }
+
+    #[test]
+    fn what_nobody_has_written_is_an_error() {
+        for bits in [0, 6, 0x10, 0x101, 0x11, TUPLE as usize, 1 << 28, 1 << 33, usize::MAX] {
+            assert_eq!(Kinds::of(bits), None, "{bits:x}");
+        }
+        let damaged = |kind, words: &[u64]| {
+            Found::new(Kinds::of(kind as usize).unwrap(), bytemuck::cast_slice(words)).decode::<bool>()
+        };
+        for error in [damaged(BOOL, &[2]), damaged(SINGLE, &[1 << 32]), damaged(BOOL, &[])] {
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Serialization);
+        }
+    }
+}
