@@ -31,7 +31,7 @@ BENCHES: list[tuple[str, str, dict[str, str]]] = [
         "NDSHM_BENCH_MEMORY_MIB": "1024",
     }),
     ("compute", "", {}), ("lock", "", {}),
-    ("pool", "^call|4096 chunks in place|^kernel|start$", {}), ("list", "list_[gs]et", {}),
+    ("pool", "^call|4096 chunks|^kernel|start$", {}), ("list", "list_[gs]et", {}),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
@@ -48,7 +48,12 @@ ROWS = [
     ("the same, spinning on two processors", "call on two processors", "pool", [
         "spin ping-pong", "the same cache lines, nothing else",
     ]),
+    ("the same, lent 1 MiB to write", "call on two processors", "pool, writes 1 MiB", [
+        "spin ping-pong", "the same cache lines and an array's locks",
+    ]),
+    ("the same, lent 8 GiB to write", "call on two processors", "pool, writes 8 GiB", ["spin ping-pong"]),
     ("4096 chunks of 4 KiB, in one call", "4096 chunks in place", "pool", ["rayon", "multiprocessing, by number"]),
+    ("the same, each with a number as its result", "4096 chunks with results", "pool", ["rayon"]),
     ("add to 128 MiB, bound by memory, 2 workers", "kernel bound by memory, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
     ("the same, bound by arithmetic", "kernel bound by arithmetic, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
     ("start a worker", "start", "worker", ["posix_spawn"]),
