@@ -202,6 +202,35 @@ fn a_control_group_s_limit_is_an_error_and_no_kill() {
 }
 
 #[test]
+fn who_attaches_and_populates_is_refused_what_does_not_fit_and_not_killed() {
+    let name = "who_attaches_and_populates_is_refused_what_does_not_fit_and_not_killed";
+    if role().is_none() {
+        let Some(group) = Group::limited_to(64 * MIB) else {
+            println!("skipped: no permission to make a control group that limits memory");
+            return;
+        };
+        let join = format!("echo $$ > '{}/cgroup.procs'", group.inner.display());
+        reexec::succeeded(&reexec::after(&join, name, "child"));
+        return;
+    }
+    let populate = SharedMemory::options().populate(true);
+    let lazily = SharedMemory::options().reserve(Reserve::Lazily);
+    let large = lazily.create(256 * MIB).unwrap();
+    large.write_at(0, &vec![7; MIB]).unwrap();
+    for read_only in [false, true] {
+        let attached = populate.clone().read_only(read_only).attach(large.name().unwrap());
+        assert_no_space(attached, &["no room for 255 MiB", "free in the control group", "limited to 64 MiB"]);
+    }
+
+    // What is there already needs no room.
+    let whole = SharedMemory::create(32 * MIB).unwrap();
+    let half = lazily.create(16 * MIB).unwrap();
+    for memory in [&whole, &half] {
+        fill(&populate.attach(memory.name().unwrap()).unwrap());
+    }
+}
+
+#[test]
 fn what_is_kept_for_reuse_is_given_back_before_anything_is_refused() {
     let name = "what_is_kept_for_reuse_is_given_back_before_anything_is_refused";
     if role().is_none() {

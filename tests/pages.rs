@@ -15,6 +15,8 @@ const MIB: usize = 1 << 20;
 /// Three huge pages and some small ones, with header and trailer.
 const LEN: usize = 7 * MIB;
 const HUGE_KIB: usize = 6 << 10;
+/// More than is made in one step, and half a huge page.
+const LARGE: usize = 71 * MIB;
 
 /// What the kernel says that the process has mapped of the block at `address` by huge pages, in KiB.
 fn mapped_huge(address: usize) -> usize {
@@ -61,6 +63,16 @@ fn a_large_array_is_made_of_huge_pages_and_takes_what_was_asked_for() {
         }
         assert_eq!(taken(&mut array), LEN + 2 * 4096);
     }
+}
+
+#[test]
+fn a_block_that_several_threads_make_is_huge_from_end_to_end_where_that_is_required() {
+    if no_huge_pages_here() {
+        return;
+    }
+    let mut array = SharedArray::<u8, _>::options().huge_pages(HugePages::Require).zeros(LARGE).unwrap();
+    assert_eq!(mapped_huge_of(&array), 70 << 10);
+    assert_eq!(taken(&mut array), LARGE + 2 * 4096);
 }
 
 #[test]

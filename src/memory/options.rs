@@ -91,7 +91,8 @@ impl SharedMemoryOptions {
     }
 
     /// Sets whether every page is mapped at once, so that no later access waits for a page fault; off by default. It
-    /// sets memory aside too, whatever [`Reserve`] says.
+    /// sets memory aside too, whatever [`Reserve`] says, also when attaching: where there is not enough for what is missing,
+    /// that is [`NoSpace`](crate::ErrorKind::NoSpace).
     ///
     /// When attaching it pays for who is going to touch most of a large block of small pages, above all to write: the
     /// kernel otherwise enters them one by one. A first writing pass over 1 GiB then took 78 ms in place of 450 ms on a

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::layout;
 use crate::memory::name::{self, OwnedName};
-use crate::memory::{Block, LockHandle, SharedMemoryOptions, copy};
-use crate::sys::file::{self, Links};
+use crate::memory::{Block, LockHandle, SharedMemoryOptions, copy, spare};
+use crate::sys::file::{self, Links, SHM_DIR};
 use crate::sys::map::{Access, Mapping, round_to_pages};
+use crate::sys::space::{self, Place};
 use crate::{Error, ErrorKind, Result};
 
 /// A block of bytes that several processes map: Python's `multiprocessing.shared_memory.SharedMemory`, and compatible
@@ -206,6 +207,7 @@ impl SharedMemory {
         let lock = file::reopen(file.as_fd(), access)?;
         let mapping = Mapping::new(file.as_fd(), len, access, options.aligns(len), options.core_dump)?;
         if options.populate {
+            check_room_to_populate(file.as_fd(), len)?;
             mapping.populate(0..len, false)?;
         }
         let lock = LockHandle::new(Block::open(lock, access, false)?);
@@ -510,6 +512,14 @@ impl SharedMemory {
     pub(crate) fn read_header(&self, offset: usize, out: &mut [u8]) -> Result<usize> {
         file::read_at(self.file.as_fd(), offset, out)
     }
+}
+
+/// To populate a block makes the memory that it does not have yet, and where a control group has none left the kernel kills.
+fn check_room_to_populate(fd: BorrowedFd<'_>, len: usize) -> Result<()> {
+    let missing = file::missing(fd, len)?;
+    let check = || if missing == 0 { Ok(()) } else { space::check_room(Place::Directory(Path::new(SHM_DIR)), missing) };
+    // What is kept for reuse is room too.
+    check().or_else(|error| if spare::release() > 0 { check() } else { Err(error) })
 }
 
 impl Drop for SharedMemory {

@@ -283,7 +283,8 @@ impl<S: System> Crew<S> {
     fn begin_again(&mut self) {
         self.dismiss();
         self.page.begin_again();
-        self.told = Told::nothing();
+        // What is left of a call may have to be told yet.
+        self.told.on_page = false;
         self.last_call = 0;
     }
 
@@ -317,6 +318,18 @@ impl<S: System> Crew<S> {
     #[cfg(test)]
     pub(super) fn skip_to_call(&mut self, call: u64) {
         self.last_call = call;
+    }
+
+    /// All that the next calls depend on beside the page.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> String {
+        let member = |member: &Member<S::Process>| {
+            let Member { index, process, heard, news, outcomes, .. } = member;
+            format!("{:?}", (index, process.pid, heard, news, outcomes))
+        };
+        let members: Vec<_> = self.members.iter().map(|place| place.as_ref().map(member)).collect();
+        let described = (self.told.on_page, self.told.message.call);
+        format!("{members:?} {} {} {described:?} {}", self.suspicious, self.last_call, self.incomplete)
     }
 
     /// Is nobody missing, as far as is known?

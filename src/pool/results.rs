@@ -10,6 +10,7 @@ use super::protocol::NOTHING;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A place for each chunk.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Results {
     states: Vec<State>,
     /// For chunks that have returned something; empty while none has.

@@ -75,6 +75,7 @@ pub(crate) struct Running<'c, S: System = Kernel> {
 
 /// Workers that a call has lost.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug))]
 struct Losses {
     /// How many have died over a chunk.
     deaths: BTreeMap<usize, u32>,
@@ -311,7 +312,7 @@ impl<'c, S: System> Running<'c, S> {
                     self.close();
                 }
             }
-            (Stopping::Grace(Some(until)), _) if Instant::now() >= until => {
+            (Stopping::Grace(Some(until)), _) if S::clock() >= until => {
                 self.stopping = Stopping::Killed;
                 for &(index, _) in &self.participants {
                     if let Some(member) = self.crew.member(index) {
@@ -328,7 +329,7 @@ impl<'c, S: System> Running<'c, S> {
     fn may_sleep(&self) -> Duration {
         let until = match (self.stopping, self.limits.stop) {
             (Stopping::No, Some(stop)) => stop.attention(),
-            (Stopping::Grace(Some(until)), _) => Some(until.saturating_duration_since(Instant::now())),
+            (Stopping::Grace(Some(until)), _) => Some(until.saturating_duration_since(S::clock())),
             _ => None,
         };
         until.map_or(UNEASE, |until| until.min(UNEASE))
@@ -337,6 +338,8 @@ impl<'c, S: System> Running<'c, S> {
     /// Waits until something happens, and handles all that has.
     #[inline]
     fn step(&mut self) {
+        #[cfg(test)]
+        S::at_rest(|| self.state());
         self.heed_stop();
         let stirred = || {
             let told = |&(index, talking): &(usize, bool)| talking && self.has_told(index);
@@ -350,14 +353,14 @@ impl<'c, S: System> Running<'c, S> {
         let spin = self.crew.spin_beside(self.participants.len());
         let mut asleep_since = None;
         let timeout = || {
-            asleep_since = Some(Instant::now());
+            asleep_since = Some(S::clock());
             self.may_sleep()
         };
         self.crew.page().wait_as_parent(spin, timeout, || stirred() || cancelled());
         if let Some(since) = asleep_since
             && !stirred()
         {
-            self.quiet += since.elapsed();
+            self.quiet += S::clock().saturating_duration_since(since);
         }
         let suspicious = self.quiet >= UNEASE;
         if suspicious {
@@ -604,6 +607,15 @@ impl<'c, S: System> Running<'c, S> {
         self.close();
     }
 
+    /// All that the rest of the call depends on beside the page.
+    #[cfg(test)]
+    fn state(&self) -> String {
+        let stopping = std::mem::discriminant(&self.stopping);
+        let round = (self.round.call, self.round.closed, &self.crew.message().left);
+        let Self { participants, losses, replacements, quiet, tally, crew, .. } = self;
+        format!("{:?} {}", (stopping, round, participants, losses, replacements, quiet, tally), crew.state())
+    }
+
     fn close(&mut self) {
         if !std::mem::replace(&mut self.round.closed, true) {
             self.crew.page().close(self.round.call);
@@ -685,22 +697,33 @@ mod tests {
         settled.results.decode().unwrap()
     }
 
-    #[test]
-    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
-        let mut crew = crew(2);
+    /// Runs a call in which the second worker draws a ticket and dies before its *current* word says so.
+    fn lose_a_ticket(crew: &mut Crew) -> Vec<u32> {
         let page = Arc::clone(crew.page());
-        stop(&crew, 0);
-        stop(&crew, 1);
+        stop(crew, 0);
+        stop(crew, 1);
         let mut plan = six();
-        let doubling = doubling(&crew, &mut plan);
-        let running = Running::start(&mut crew, &doubling, Limits::default()).unwrap();
+        let doubling = doubling(crew, &mut plan);
+        let running = Running::start(crew, &doubling, Limits::default()).unwrap();
         let call = running.round.call;
-        // The second worker draws a ticket and dies before its *current* word says so.
         assert_eq!(page.draw(1, call, 2, 1), Some(3..4));
         page.clear(1);
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         go_on(running.crew, 0);
-        assert_eq!(results(running), [0, 2, 4, 6, 8, 10]);
+        results(running)
+    }
+
+    #[test]
+    fn chunks_whose_worker_died_before_it_began_them_run_without_retries() {
+        assert_eq!(lose_a_ticket(&mut crew(2)), [0, 2, 4, 6, 8, 10]);
+    }
+
+    /// The call failed: with the numbers it was forgotten what it was about.
+    #[test]
+    fn lost_chunks_run_where_call_numbers_begin_again_in_the_middle_of_a_call() {
+        let mut crew = crew(2);
+        crew.skip_to_call(MAX_CALL - 1);
+        assert_eq!(lose_a_ticket(&mut crew), [0, 2, 4, 6, 8, 10]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::{ControlPage, Mapped, Memory};
 use super::watch::Watch;
@@ -38,11 +38,19 @@ pub(crate) trait System: Sized + 'static {
     /// Parent: how often the kernel has killed for lack of memory.
     fn oom_kills() -> OomKills;
 
+    /// Parent: the time.
+    fn clock() -> Instant;
+
     /// Worker: the time since some moment.
     fn now() -> Duration;
 
     /// Worker: ends this process.
     fn exit(code: i32) -> !;
+
+    /// What a process knows at a moment when the page and `state` are all that decides what it does from there on: the
+    /// model checker knows states again by it.
+    #[cfg(test)]
+    fn at_rest(_state: impl FnOnce() -> String) {}
 }
 
 /// The parent's hold on a process.
@@ -94,6 +102,11 @@ impl System for Kernel {
 
     fn oom_kills() -> OomKills {
         OomKills::now()
+    }
+
+    #[inline]
+    fn clock() -> Instant {
+        Instant::now()
     }
 
     #[inline]

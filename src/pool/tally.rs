@@ -9,6 +9,7 @@ use super::results::{Results, Returned};
 use crate::error::{Error, ErrorKind};
 
 /// The outcomes of a call as they come in.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Tally {
     division: Division,
     results: Results,
@@ -21,6 +22,7 @@ pub(super) struct Tally {
 }
 
 /// What went wrong first, by chunk where a chunk is known.
+#[cfg_attr(test, derive(Debug))]
 struct Failure {
     chunk: Option<usize>,
     kind: ErrorKind,

@@ -262,8 +262,13 @@ pub(crate) fn size(fd: BorrowedFd<'_>) -> Result<u64> {
 
 /// Does the file have memory, or room on its disk, for all of its first `len` bytes?
 pub(crate) fn is_whole(fd: BorrowedFd<'_>, len: usize) -> bool {
-    stat_of(fd)
-        .is_ok_and(|stat| u64::try_from(stat.st_blocks).is_ok_and(|blocks| blocks.saturating_mul(512) >= len as u64))
+    missing(fd, len).is_ok_and(|missing| missing == 0)
+}
+
+/// For how many of its first `len` bytes the file has no memory yet, nor room on its disk.
+pub(crate) fn missing(fd: BorrowedFd<'_>, len: usize) -> Result<usize> {
+    let blocks = usize::try_from(stat_of(fd)?.st_blocks).unwrap_or(0);
+    Ok(len.saturating_sub(blocks.saturating_mul(512)))
 }
 
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<FileId> {

@@ -63,11 +63,16 @@ pub(crate) fn check_file_size(size: usize) -> Result<()> {
 /// making the block, and what such a block takes is less than the figures change in that time.
 const SMALL: usize = 1 << 20;
 
-/// A `NoSpace` error where `size` bytes in `place` do not fit what is free now.
+/// A `NoSpace` error where a new file of `size` bytes in `place` does not fit what is free now.
 pub(crate) fn check(place: Place<'_>, size: usize) -> Result<()> {
     if let Place::Directory(dir) = place {
         check_inodes(dir)?;
     }
+    check_room(place, size)
+}
+
+/// The same for `size` bytes more in a file that is there.
+pub(crate) fn check_room(place: Place<'_>, size: usize) -> Result<()> {
     let needed = round_to_pages(size).unwrap_or(size) as u64;
     match rooms(place, size >= SMALL).into_iter().filter(|room| room.free < needed).min_by_key(|room| room.free) {
         Some(room) => Err(no_room(size, &room)),

@@ -1,5 +1,4 @@
-//! A machine with processes that are threads of the model checker: the parent's system calls, and the kernel's part in
-//! deaths.
+//! A machine with processes that are threads of a checker: the parent's system calls, and the kernel's part in deaths.
 
 use std::cell::{Cell as Plain, RefCell};
 use std::fs::File;
@@ -9,17 +8,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use loom::sync::atomic::AtomicBool;
-use loom::thread::{self, JoinHandle, ThreadId};
-
+use super::checker::{self, Join, Thread};
 use super::life::{Death, Life, die};
 use super::memory::{self, Cell, Page, Seen};
-use super::scenario::{Memory, Scenario};
+use super::scenario::{Ending, Memory, Scenario};
 use super::stage::Stage;
+use super::steps::{self, Around, mix};
 use super::trace::{self, Who};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::CancelToken;
 use crate::pool::control::ControlPage;
 use crate::pool::system::{News, Process, System};
 use crate::pool::worker::work_in;
@@ -30,11 +29,11 @@ use crate::sys::oom::OomKills;
 use crate::sys::process::{Ended, poll_readable};
 use crate::sys::socket::Socket;
 
-/// The checker's threads have small stacks. In words.
-const STACK: usize = 32 * 1024;
+/// How far the clock goes when the tasks' time is over.
+const HOUR: Duration = Duration::from_secs(3600);
 
 thread_local! {
-    /// All threads of the checker are coroutines of one thread.
+    /// All threads of a checker are coroutines of one thread.
     static MACHINE: RefCell<Option<Rc<Machine>>> = const { RefCell::new(None) };
 }
 
@@ -46,14 +45,26 @@ pub(super) struct Machine {
     page: RefCell<Option<Rc<Page>>>,
     /// Of the parent, which does not die.
     life: Rc<Life>,
-    news: AtomicBool,
+    news: Cell,
     bell: RefCell<Option<Arc<ControlPage<Seen>>>>,
     places: Vec<Place>,
     /// The life of the process that is about to map the page.
     newborn: RefCell<Option<Rc<Life>>>,
     pids: Plain<u32>,
+    /// Who is dead, as a hash.
+    gone: Plain<u64>,
+    /// The parent has had news, or may kill somebody.
+    alert: Plain<bool>,
     /// The pool is being dropped: nobody dies from here on, and no news are made of who ends.
     farewell: Plain<bool>,
+    /// What ends the call.
+    pub(super) token: CancelToken,
+    /// A call runs that may be told to end.
+    pub(super) stoppable: Plain<bool>,
+    /// It was, and the time that its tasks may take is over.
+    stopped: Plain<bool>,
+    out_of_grace: Plain<bool>,
+    start: Instant,
 }
 
 /// Where one worker after another lives, in the same thread of the checker: it has few.
@@ -61,7 +72,7 @@ struct Place {
     /// How many workers were born here, or that there will be none.
     door: Cell,
     newborn: RefCell<Option<(Socket, Rc<Child>)>>,
-    thread: Plain<Option<ThreadId>>,
+    thread: RefCell<Option<Thread>>,
     alive: RefCell<Option<Rc<Life>>>,
 }
 
@@ -69,7 +80,12 @@ const CLOSED: u64 = u64::MAX;
 
 /// A worker process.
 pub(super) struct Child {
+    pid: u32,
+    place: usize,
     life: Rc<Life>,
+    /// It does nothing any more, whether that can be seen or not.
+    gone: Plain<bool>,
+    killed: Plain<bool>,
     /// 1 once it can be reaped.
     ended: Cell,
     how: Plain<Ended>,
@@ -80,33 +96,29 @@ impl Machine {
         MACHINE.with_borrow(|machine| Rc::clone(machine.as_ref().expect("a machine runs")))
     }
 
-    /// Runs `parent` with a machine of its own. To be called by the checker.
+    /// Runs `parent` with a machine of its own. To be called by a checker.
     pub(super) fn run(scenario: &'static Scenario, parent: fn(&Machine)) {
-        let builder = thread::Builder::new().stack_size(STACK);
-        let parent = builder.spawn(move || {
-            trace::begin();
-            memory::set_fences(scenario.memory != Memory::WithoutFences);
-            memory::set_portion(scenario.portion);
-            let machine = Rc::new(Machine::new(scenario));
-            MACHINE.set(Some(Rc::clone(&machine)));
-            let threads: Vec<_> = (0..scenario.workers).map(inhabit).collect();
-            parent(&machine);
-            for place in &machine.places {
-                place.door.publish(CLOSED);
-            }
-            for thread in threads {
-                thread.join().expect("the thread has ended");
-            }
-            MACHINE.set(None);
-        });
-        parent.expect("a thread").join().expect("the parent has ended");
+        trace::begin();
+        checker::set_fences(scenario.memory != Memory::WithoutFences);
+        memory::set_portion(scenario.portion);
+        let machine = Rc::new(Machine::new(scenario));
+        MACHINE.set(Some(Rc::clone(&machine)));
+        let mut threads: Vec<_> = (0..scenario.workers).map(inhabit).collect();
+        threads.extend(scenario.ending.map(|ending| machine.end_call(ending)));
+        parent(&machine);
+        for place in &machine.places {
+            place.door.publish(CLOSED);
+        }
+        threads.into_iter().for_each(Join::join);
+        machine.stage.check_tasks();
+        MACHINE.set(None);
     }
 
     fn new(scenario: &'static Scenario) -> Self {
         let place = |_| Place {
             door: Cell::new(),
             newborn: RefCell::default(),
-            thread: Plain::new(None),
+            thread: RefCell::default(),
             alive: RefCell::default(),
         };
         Self {
@@ -115,12 +127,19 @@ impl Machine {
             null: File::open("/dev/null").expect("there is a null device"),
             page: RefCell::default(),
             life: Rc::new(Life::new(Who::Parent, scenario.memory, None)),
-            news: AtomicBool::new(false),
+            news: Cell::new(),
             bell: RefCell::default(),
             places: (0..scenario.workers).map(place).collect(),
             newborn: RefCell::default(),
             pids: Plain::new(0),
+            gone: Plain::new(0),
+            alert: Plain::new(scenario.ending.is_some()),
             farewell: Plain::new(false),
+            token: CancelToken::new(),
+            stoppable: Plain::new(false),
+            stopped: Plain::new(false),
+            out_of_grace: Plain::new(false),
+            start: Instant::now(),
         }
     }
 
@@ -128,7 +147,7 @@ impl Machine {
     pub(super) fn say_farewell(&self) {
         self.farewell.set(true);
         if !self.scenario.farewell {
-            loom::stop_exploring();
+            checker::stop_exploring();
         }
     }
 
@@ -143,19 +162,83 @@ impl Machine {
     /// What the task of a chunk does, in the worker that runs it.
     pub(super) fn run_task<R>(task: impl FnOnce(&Stage, &Life) -> R) -> R {
         let machine = Self::current();
-        let this = thread::current().id();
-        let place = machine.places.iter().find(|place| place.thread.get() == Some(this));
-        let life = place.and_then(|place| place.alive.borrow().clone()).expect("tasks run in workers");
-        task(&machine.stage, &life)
+        task(&machine.stage, &machine.current_life())
+    }
+
+    fn current_life(&self) -> Rc<Life> {
+        let this = Thread::current();
+        let is_here = |place: &&Place| place.thread.borrow().as_ref().is_some_and(|thread| thread.is(&this));
+        let place = self.places.iter().find(is_here);
+        place.and_then(|place| place.alive.borrow().clone()).expect("a worker runs")
+    }
+
+    pub(super) fn was_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// What there is beside memory.
+    pub(super) fn around() -> Around {
+        MACHINE.with_borrow(|machine| {
+            let Some(machine) = machine else { return Around { seen: 0, checked: 0, alert: true } };
+            let flags = [&machine.stopped, &machine.out_of_grace, &machine.stoppable, &machine.farewell];
+            let flags =
+                flags.iter().fold(machine.life.is_late().into(), |bits, flag| bits << 1 | u64::from(flag.get()));
+            // Before it has news, the parent looks at nobody who is gone.
+            let alert = machine.alert.get();
+            let seen = mix(if alert { machine.gone.get() } else { 0 }, flags);
+            Around { seen, checked: mix(machine.gone.get(), machine.stage.digest()), alert }
+        })
+    }
+
+    /// What ends a call comes at any time.
+    fn end_call(self: &Rc<Self>, ending: Ending) -> Join {
+        if !steps::runs() {
+            return checker::spawn(move || Self::current().stop(ending));
+        }
+        // Tasks that do not end have to be killed some time later; the others are waited for.
+        let never_ends = self.scenario.never_ends();
+        let is_soon = Rc::clone(self);
+        steps::spawn_event(move || is_soon.stoppable.get(), !never_ends, move || Self::current().stop(ending));
+        if !never_ends {
+            return Join::nothing();
+        }
+        let is_soon = Rc::clone(self);
+        let out_of_grace = || {
+            let machine = Self::current();
+            trace::note(Who::Parent, "has no more time", (0, 0), 0);
+            machine.out_of_grace.set(true);
+            machine.life.let_time_pass();
+        };
+        steps::spawn_event(move || is_soon.stopped.get() && is_soon.stoppable.get(), false, out_of_grace);
+        Join::nothing()
+    }
+
+    fn take_news(&self) -> bool {
+        self.alert.set(true);
+        self.news.swap(0, Acquire) != 0
+    }
+
+    fn stop(&self, ending: Ending) {
+        trace::note(Who::Parent, "has to stop", (0, 0), 0);
+        self.stopped.set(true);
+        self.token.cancel();
+        match ending {
+            // From another thread, which rings.
+            Ending::Token => {
+                let bell = self.bell.borrow().clone();
+                bell.expect("the pool is there").ring_parent();
+            }
+            Ending::Deadline => self.life.let_time_pass(),
+        }
     }
 }
 
 /// Starts the thread of one place.
-fn inhabit(index: usize) -> JoinHandle<()> {
-    let live = move || {
+fn inhabit(index: usize) -> Join {
+    checker::spawn(move || {
         let machine = Machine::current();
         let place = &machine.places[index];
-        place.thread.set(Some(thread::current().id()));
+        place.thread.replace(Some(Thread::current()));
         let mut seen = 0;
         loop {
             seen = place.door.wait_while(seen);
@@ -166,37 +249,45 @@ fn inhabit(index: usize) -> JoinHandle<()> {
             place.alive.replace(Some(Rc::clone(&child.life)));
             live_as(&machine, index, socket, &child);
         }
-    };
-    thread::Builder::new().stack_size(STACK).spawn(live).expect("the checker has a thread")
+    })
 }
 
 fn live_as(machine: &Machine, index: usize, socket: Socket, child: &Child) {
-    // A real worker waits in the kernel for its first message, which nobody rings for.
-    while poll_readable(&[socket.as_fd()], Some(Duration::ZERO)).is_ok_and(|readable| readable == [false]) {
-        thread::yield_now();
-    }
-    machine.newborn.replace(Some(Rc::clone(&child.life)));
-    let lived = catch_unwind(AssertUnwindSafe(|| work_in::<Model>(socket, index)));
-    let payload = match lived {
-        Err(payload) => payload,
-        Ok(never) => never,
+    let live = || -> () {
+        // A real worker waits in the kernel for its first message, which nobody rings for.
+        let socket = Rc::new(socket);
+        let waiting = Rc::clone(&socket);
+        checker::wait_until(move || {
+            poll_readable(&[waiting.as_fd()], Some(Duration::ZERO)).is_ok_and(|readable| readable == [true])
+        });
+        machine.newborn.replace(Some(Rc::clone(&child.life)));
+        let socket = Rc::into_inner(socket).expect("nobody waits for it");
+        work_in::<Model>(socket, index)
     };
+    checker::set_mortal(true);
+    if child.killed.get() {
+        Thread::current().doom();
+    }
+    let Err(payload) = catch_unwind(AssertUnwindSafe(live)) else { unreachable!("workers do not return") };
     let death = payload.downcast::<Death>().unwrap_or_else(|other| resume_unwind(other));
+    checker::set_mortal(false);
     assert!(!child.life.haunts(), "unwinding is no part of the model");
     // From here on it is the kernel that acts. All that the worker did comes before.
+    child.gone.set(true);
+    machine.gone.set(machine.gone.get() ^ mix(child.pid.into(), death.exit_code.is_some().into()));
     child.how.set(match death.exit_code {
         Some(code) => Ended::Exited(code),
         // Where it is a signal, the kernel is asked whether it was short of memory.
         None => Ended::Unknown,
     });
     if death.exit_code.is_none() {
-        machine.stage.note_death();
+        machine.stage.note_death(child.life.chunk.get());
     }
     trace::note(child.life.who(), "ended", (0, 0), 0);
     child.ended.publish(1);
     if !machine.farewell.get() {
         // The thread that watches: it learns of it some time later.
-        machine.news.swap(true, Release);
+        machine.news.swap(1, Release);
         let bell = machine.bell.borrow().clone();
         bell.expect("somebody watches").ring_parent();
     }
@@ -233,7 +324,8 @@ impl System for Model {
         machine.pids.set(pid + 1);
         let scenario = machine.scenario;
         let life = Rc::new(Life::new(Who::Worker(pid), scenario.memory, scenario.last_step_of(pid)));
-        let child = Rc::new(Child { life, ended: Cell::new(), how: Plain::new(Ended::Unknown) });
+        let (gone, killed, how) = (Plain::new(false), Plain::new(false), Plain::new(Ended::Unknown));
+        let child = Rc::new(Child { pid, place: index, life, gone, killed, ended: Cell::new(), how });
         let place = &machine.places[index];
         place.newborn.replace(Some((theirs, Rc::clone(&child))));
         place.door.publish(u64::from(pid) + 1);
@@ -248,13 +340,23 @@ impl System for Model {
         OomKills::default()
     }
 
+    fn clock() -> Instant {
+        let machine = Machine::current();
+        machine.life.look_at_clock(false);
+        machine.start + if machine.out_of_grace.get() { HOUR } else { Duration::ZERO }
+    }
+
     fn now() -> Duration {
         let machine = Machine::current();
-        machine.stage.tick(machine.scenario.news_after_each_chunk)
+        machine.current_life().look_at_clock(machine.scenario.news_after_each_chunk)
     }
 
     fn exit(code: i32) -> ! {
         die(Some(code))
+    }
+
+    fn at_rest(state: impl FnOnce() -> String) {
+        checker::know_by(state);
     }
 }
 
@@ -270,6 +372,17 @@ impl AsFd for Handle {
 
 impl Process for Handle {
     fn kill(&self, _signal: i32) -> io::Result<()> {
+        let Self(child) = self;
+        if std::thread::panicking() || child.gone.get() {
+            return Ok(());
+        }
+        let machine = Machine::current();
+        assert!(machine.out_of_grace.get(), "worker {} is healthy, and was killed", child.pid);
+        trace::note(Who::Worker(child.pid), "is killed", (0, 0), 0);
+        child.killed.set(true);
+        if let Some(thread) = &*machine.places[child.place].thread.borrow() {
+            thread.doom();
+        }
         Ok(())
     }
 
@@ -280,6 +393,7 @@ impl Process for Handle {
     fn wait(&self) -> Ended {
         if !std::thread::panicking() {
             self.0.ended.wait_while(0);
+            Machine::current().stage.note_reaped(self.0.life.who());
         }
         self.0.how.get()
     }
@@ -305,10 +419,10 @@ impl News<Model> for Watching {
     }
 
     fn has_news(&self) -> bool {
-        std::thread::panicking() || self.0.news.load(Relaxed)
+        std::thread::panicking() || self.0.news.load(Relaxed) != 0
     }
 
     fn take_news(&self) -> bool {
-        self.has_news() && (std::thread::panicking() || self.0.news.swap(false, Acquire))
+        self.has_news() && (std::thread::panicking() || self.0.take_news())
     }
 }

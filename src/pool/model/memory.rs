@@ -1,15 +1,13 @@
-//! A page of the model checker's memory, and the futexes on it.
+//! A page of the checker's memory, and the futexes on it.
 
 use std::cell::{Cell as Plain, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicU64, fence};
-use loom::thread::{self, Thread};
-
-use super::life::Life;
+use super::checker::{self, Region, Thread};
+use super::life::{Life, die};
+use super::steps::mix;
 use super::{scenario, trace};
 use crate::pool::control::{ControlPage, Memory, Word, Words};
 
@@ -18,13 +16,7 @@ const WORDS_OF_A_LINE: usize = 4;
 const EIGHT: usize = size_of::<u64>();
 
 thread_local! {
-    static FENCES: Plain<bool> = const { Plain::new(true) };
     static PORTION: Plain<usize> = const { Plain::new(1) };
-}
-
-/// Whether fences are any.
-pub(super) fn set_fences(fences: bool) {
-    FENCES.set(fences);
 }
 
 /// How many tickets workers draw at a time, where there are so many.
@@ -32,28 +24,37 @@ pub(super) fn set_portion(portion: usize) {
     PORTION.set(portion);
 }
 
-/// A word of the checker, and who sleeps on it.
+/// A word, and who sleeps on it.
 pub(super) struct Cell {
-    value: AtomicU64,
+    value: checker::Word,
     sleepers: RefCell<Vec<Thread>>,
 }
 
 impl Cell {
     pub(super) fn new() -> Self {
-        Self { value: AtomicU64::new(0), sleepers: RefCell::default() }
+        Self { value: checker::Word::new(), sleepers: RefCell::default() }
     }
 
     pub(super) fn load(&self, order: Ordering) -> u64 {
         self.value.load(order)
     }
 
+    pub(super) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.value.swap(value, order)
+    }
+
     /// The kernel compares the word under a lock that who wakes takes as well. So what it compares is the newest value,
-    /// as a read-modify-write sees it, and nothing happens between that and the sleep. Nobody's time is ever over.
-    pub(super) fn sleep(&self, expected: u64) {
+    /// as a read-modify-write sees it, and nothing happens between that and the sleep. Nobody's time is ever over, unless
+    /// `is_late` says so.
+    pub(super) fn sleep(&self, expected: u64, is_late: impl FnOnce() -> bool) {
         let lower_half = u64::from(u32::MAX);
-        if self.value.fetch_add(0, Ordering::Relaxed) & lower_half == expected & lower_half {
-            self.sleepers.borrow_mut().push(thread::current());
-            thread::park();
+        if self.value.fetch_add(0, Ordering::Relaxed) & lower_half == expected & lower_half && !is_late() {
+            let me = Thread::current();
+            self.sleepers.borrow_mut().push(me.clone());
+            if !checker::park() {
+                self.sleepers.borrow_mut().retain(|sleeper| !sleeper.is(&me));
+                die(None);
+            }
         }
     }
 
@@ -69,34 +70,37 @@ impl Cell {
 
     /// Sleeps until the word is another one than `seen`.
     pub(super) fn wait_while(&self, seen: u64) -> u64 {
+        if let checker::Word::Steps(word) = &self.value {
+            return word.wait_while(seen);
+        }
         loop {
             let now = self.load(Ordering::Acquire);
             if now != seen {
                 return now;
             }
-            self.sleep(seen);
+            self.sleep(seen, || false);
         }
     }
 }
 
-/// Bytes that may be used by one side at a time: the checker is told of each use, and finds those that nothing orders.
+/// Bytes that may be used by one side at a time.
 struct Area<T> {
-    order: UnsafeCell<()>,
+    region: Region,
     content: RefCell<T>,
 }
 
-impl<T: Default + Clone> Area<T> {
+impl<T: Default + Clone + AsRef<[u8]>> Area<T> {
     fn new() -> Self {
-        Self { order: UnsafeCell::new(()), content: RefCell::default() }
+        Self { region: Region::new(), content: RefCell::default() }
     }
 
     fn write(&self, content: T) {
-        self.order.with_mut(|_| ());
+        self.region.write(|| content.as_ref().iter().fold(0, |hash, &byte| mix(hash, byte.into())));
         self.content.replace(content);
     }
 
     fn read(&self) -> T {
-        self.order.with(|_| ());
+        self.region.read();
         self.content.borrow().clone()
     }
 }
@@ -230,8 +234,8 @@ impl Word for SeenWord {
         if !self.life.goes_on() {
             return Ok(old);
         }
-        let exchanged =
-            self.cell.value.compare_exchange(old, new, self.ordered(order), self.ordered(Ordering::Relaxed));
+        let orders = [order, Ordering::Relaxed].map(|order| self.ordered(order));
+        let exchanged = self.cell.value.compare_exchange(old, new, orders);
         exchanged.inspect(|_| _ = self.note("exchange", new)).inspect_err(|&now| _ = self.note("exchange in vain", now))
     }
 
@@ -239,24 +243,26 @@ impl Word for SeenWord {
         if self.life.goes_on() { self.note("add to", self.cell.value.fetch_add(value, self.ordered(order))) } else { 0 }
     }
 
-    fn sleep(&self, expected: u64, _timeout: Option<Duration>) {
+    fn sleep(&self, expected: u64, timeout: Option<Duration>) {
         if self.life.goes_on() {
             self.note("sleep", expected);
-            self.cell.sleep(expected);
+            self.life.sleep_in(&self.cell);
+            self.cell.sleep(expected, || timeout == Some(Duration::ZERO) || self.life.is_late());
             self.note("awake", expected);
         }
     }
 
     fn wake(&self) {
         if self.life.goes_on() {
+            self.cell.value.ring();
             self.cell.wake();
             self.note("wake", 0);
         }
     }
 
     fn fence() {
-        if FENCES.get() && !std::thread::panicking() {
-            fence(Ordering::SeqCst);
+        if !std::thread::panicking() {
+            checker::fence();
         }
     }
 }

@@ -1,23 +1,30 @@
 //! What is looked at: so many workers, calls and deaths.
 
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use serde_bytes::ByteBuf;
+
+use super::checker;
 use super::machine::{Machine, Model};
+use super::steps::{self, Bounds};
 use super::trace;
+use crate::pool::cancel::{Stop, StopOptions};
 use crate::pool::chunk::{Division, Progress};
 use crate::pool::crew::{Crew, CrewOptions};
+use crate::pool::plan::Leaf;
 use crate::pool::protocol::Asked;
 use crate::pool::results::Results;
 use crate::pool::running::Limits;
 use crate::pool::schedule::Schedule;
 use crate::pool::smooth;
 use crate::pool::tally::Settled;
-use crate::pool::task::{Plain, TaskRef};
+use crate::pool::task::{Fallible, TaskRef};
 
 /// What a chunk's task returns, and so which way it goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Returns {
     /// Noted as a run of chunks.
     Nothing,
@@ -25,6 +32,19 @@ pub(super) enum Returns {
     Little,
     /// Through its socket.
     Much,
+    /// Into the worker's area.
+    Failure,
+    /// Through its socket.
+    FailureAtLength,
+    /// It does not return: its worker has to be killed.
+    Never,
+}
+
+/// What ends the first call before it is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    Token,
+    Deadline,
 }
 
 /// What loads and stores do.
@@ -54,7 +74,13 @@ pub(super) struct Scenario {
     pub(super) watched: bool,
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
-    preemptions: usize,
+    pub(super) ending: Option<Ending>,
+    schedule: Schedule,
+    /// How many bytes the tasks' argument has.
+    argument: usize,
+    /// The number of the first call, and how far numbers of calls are apart.
+    numbers: (u64, u64),
+    preemptions: Option<usize>,
     /// Who dies before which of its steps. Workers are counted as they start.
     deaths: Vec<(u32, usize)>,
     executions: AtomicUsize,
@@ -73,7 +99,11 @@ impl Scenario {
             portion: 1,
             watched: false,
             farewell: false,
-            preemptions: 0,
+            ending: None,
+            schedule: Schedule::Dynamic,
+            argument: 0,
+            numbers: (1, 1),
+            preemptions: None,
             deaths: Vec::new(),
             executions: AtomicUsize::new(0),
             died: AtomicBool::new(false),
@@ -82,7 +112,7 @@ impl Scenario {
 
     /// How often a thread stops at most in an execution while it could go on.
     pub(super) fn preemptions(self, preemptions: usize) -> Self {
-        Self { preemptions, ..self }
+        Self { preemptions: Some(preemptions), ..self }
     }
 
     pub(super) fn memory(self, memory: Memory) -> Self {
@@ -109,11 +139,34 @@ impl Scenario {
         Self { farewell: true, ..self }
     }
 
+    /// The first call has to end before it is done, at any time or never.
+    pub(super) fn ending(self, ending: Ending) -> Self {
+        Self { ending: Some(ending), ..self }
+    }
+
+    pub(super) fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// Descriptions do not fit on the page.
+    pub(super) fn by_mail(self) -> Self {
+        Self { argument: 2048, ..self }
+    }
+
+    /// Calls have numbers from `first` on, which are so far apart.
+    pub(super) fn numbers(self, first: u64, apart: u64) -> Self {
+        Self { numbers: (first, apart), ..self }
+    }
+
+    pub(super) fn never_ends(&self) -> bool {
+        self.calls.iter().any(|call| call.contains(&Returns::Never))
+    }
+
     fn preemption_bound(&self) -> Option<usize> {
         match std::env::var("NDSHM_MODEL_PREEMPTIONS") {
             Ok(all) if all == "all" => None,
             Ok(more) => Some(more.parse().expect("NDSHM_MODEL_PREEMPTIONS is a number or `all`")),
-            Err(_) => Some(self.preemptions),
+            Err(_) => self.preemptions,
         }
     }
 
@@ -121,11 +174,23 @@ impl Scenario {
         self.deaths.iter().find_map(|&(who, step)| (who == worker).then_some(step))
     }
 
-    /// Looks at every execution.
+    /// Looks at every execution with loom.
     pub(super) fn check(self) {
         let since = Instant::now();
         let scenario = self.explore();
         println!("{} executions in {:?}: {scenario:?}", scenario.executions.load(Ordering::Relaxed), since.elapsed());
+    }
+
+    /// Looks at every execution in which so many workers die at most, with the other checker.
+    pub(super) fn check_steps(self, deaths: usize) {
+        let since = Instant::now();
+        let scenario: &'static Self = Box::leak(Box::new(self));
+        let bounds = Bounds { preemptions: scenario.preemption_bound(), deaths };
+        let run = move || Machine::run(scenario, parent);
+        let (executions, states) = scenario.or_tell(|| steps::explore(bounds, Machine::around, run));
+        assert!(deaths == 0 || scenario.died.load(Ordering::Relaxed), "somebody dies");
+        let elapsed = since.elapsed();
+        println!("{executions} executions, {states} states, {deaths} deaths in {elapsed:?}: {scenario:?}");
     }
 
     fn explore(self) -> &'static Self {
@@ -133,22 +198,28 @@ impl Scenario {
         builder.preemption_bound = self.preemption_bound();
         builder.max_branches = 20_000;
         let scenario: &'static Self = Box::leak(Box::new(self));
-        let checked = catch_unwind(AssertUnwindSafe(|| {
+        scenario.or_tell(|| {
             builder.check(move || {
                 scenario.executions.fetch_add(1, Ordering::Relaxed);
-                Machine::run(scenario, parent);
+                // The first thread has a small stack.
+                checker::spawn(move || Machine::run(scenario, parent)).join();
             });
-        }));
-        if let Err(failure) = checked {
-            eprintln!("{scenario:?}");
-            trace::print();
-            resume_unwind(failure);
-        }
+        });
         scenario
+    }
+
+    /// Prints what happened where a check fails.
+    fn or_tell<R>(&'static self, check: impl FnOnce() -> R) -> R {
+        catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|failure| {
+            eprintln!("{self:?}");
+            trace::print();
+            resume_unwind(failure)
+        })
     }
 }
 
-/// Looks at every execution of a scenario in which `worker` dies, at any step: `scenario` is made for each of them.
+/// Looks at every execution of a scenario in which `worker` dies, at any step, with loom: `scenario` is made for each of
+/// them.
 pub(super) fn check_deaths(worker: u32, scenario: impl Fn() -> Scenario) {
     let since = Instant::now();
     let mut executions = 0;
@@ -170,13 +241,22 @@ fn parent(machine: &Machine) {
     let options = CrewOptions { workers: scenario.workers, cpus: scenario.workers, ..CrewOptions::default() };
     let mut crew = Crew::<Model>::start_in(options).expect("workers start");
     let task =
-        TaskRef::new::<(), _, Plain>(|(), chunk| Machine::run_task(|stage, life| stage.run(life, chunk.index())));
-    for &returns in scenario.calls {
+        TaskRef::new::<(), _, Fallible>(|(), chunk| Machine::run_task(|stage, life| stage.run(life, chunk.index())));
+    let leaves = [Leaf::Param(ByteBuf::from(vec![0; scenario.argument]))];
+    let (first, apart) = scenario.numbers;
+    crew.skip_to_call(first - 1);
+    for (number, &returns) in scenario.calls.iter().enumerate() {
         machine.stage.begin(returns);
+        let stop = scenario.ending.filter(|_| number == 0).and_then(|_| {
+            let grace = Duration::from_secs(60);
+            Stop::begin(StopOptions { tokens: vec![machine.token.clone()], grace, ..StopOptions::default() }, None)
+        });
+        machine.stoppable.set(stop.is_some());
+        crew.heed(stop.clone());
         crew.replace_dead().expect("workers start");
         let division = Division { count: returns.len(), rows: 1, len: returns.len() };
-        let asked = Asked { task, division, schedule: Schedule::Dynamic, blocks: &[], leaves: &[] };
-        let limits = Limits { retries: scenario.retries, stop: None };
+        let asked = Asked { task, division, schedule: scenario.schedule, blocks: &[], leaves: &leaves };
+        let limits = Limits { retries: scenario.retries, stop: stop.as_ref() };
         let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut |_| ()) } else { None };
         let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
         let settled = settled.expect("no process was forked").unwrap_or_else(|| Settled {
@@ -184,8 +264,13 @@ fn parent(machine: &Machine) {
             failure: None,
             cut_short: false,
         });
-        machine.stage.check(&settled, scenario.retries);
+        machine.stoppable.set(false);
+        machine.stage.check(&settled, scenario.retries, machine.was_stopped());
+        crew.heed(None);
         crew.replace_dead().expect("workers start");
+        if apart > 1 {
+            crew.skip_to_call(first + number as u64 * apart + apart - 1);
+        }
     }
     if machine.stage.has_seen_death() {
         scenario.died.store(true, Ordering::Relaxed);

@@ -1,28 +1,42 @@
 //! What the tasks of a call do, and what is expected of calls.
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
 
 use loom::cell::UnsafeCell;
 use serde_bytes::ByteBuf;
 
 use super::life::Life;
 use super::scenario::{Returns, Scenario};
-use crate::error::ErrorKind;
+use super::steps::{self, mix};
+use super::trace::Who;
+use crate::error::{Error, ErrorKind};
 use crate::pool::tally::Settled;
 
 /// The rows of the calls' array, and the records of who was there.
 pub(super) struct Stage {
-    /// A row for each chunk, which is one worker's from when it takes the chunk until the parent knows that it is done,
-    /// and the parent's between calls. The checker finds uses that nothing orders.
-    rows: Vec<UnsafeCell<()>>,
+    rows: Vec<Row>,
     returns: RefCell<&'static [Returns]>,
-    /// How often the chunk was begun in this call, and how often it came to its end.
+    /// Whether a call runs.
+    open: Cell<bool>,
+    /// How often the chunk was begun in this call, how often it came to its end, and how many workers have died that had
+    /// begun no other one since.
     begun: RefCell<Vec<u32>>,
     ended: RefCell<Vec<u32>>,
+    lost: RefCell<Vec<u32>>,
     deaths: Cell<u32>,
     deaths_before: Cell<u32>,
-    clock: Cell<u32>,
+    /// What was seen in a task, where a panic would be the task's.
+    wrong: RefCell<Option<String>>,
+    /// What was sent by socket, by whom and in which order, as a hash.
+    sent: Cell<u64>,
+}
+
+/// A row for each chunk, which is one worker's from when it begins the chunk until the parent knows that it is done or has
+/// reaped the worker, and the parent's between calls.
+struct Row {
+    /// Loom finds uses that nothing orders.
+    uses: Option<UnsafeCell<()>>,
+    user: Cell<Option<Who>>,
 }
 
 /// So many bytes do not fit into a worker's area.
@@ -31,14 +45,18 @@ const LARGE: usize = 100;
 impl Stage {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let most = scenario.calls.iter().map(|call| call.len()).max().unwrap_or(0);
+        let row = |_| Row { uses: (!steps::runs()).then(|| UnsafeCell::new(())), user: Cell::new(None) };
         Self {
-            rows: (0..most).map(|_| UnsafeCell::new(())).collect(),
+            rows: (0..most).map(row).collect(),
             returns: RefCell::new(&[]),
+            open: Cell::new(false),
             begun: RefCell::default(),
             ended: RefCell::default(),
+            lost: RefCell::default(),
             deaths: Cell::new(0),
             deaths_before: Cell::new(0),
-            clock: Cell::new(0),
+            wrong: RefCell::default(),
+            sent: Cell::new(0),
         }
     }
 
@@ -46,92 +64,174 @@ impl Stage {
     pub(super) fn begin(&self, returns: &'static [Returns]) {
         self.take_rows();
         self.returns.replace(returns);
-        self.begun.replace(vec![0; returns.len()]);
-        self.ended.replace(vec![0; returns.len()]);
+        for records in [&self.begun, &self.ended, &self.lost] {
+            records.replace(vec![0; returns.len()]);
+        }
         self.deaths_before.set(self.deaths.get());
+        self.open.set(true);
     }
 
     /// Parent: the rows are the owner's between calls.
     fn take_rows(&self) {
         for row in &self.rows {
-            row.with_mut(|_| ());
+            let user = row.user.get().map(|who| who.to_string());
+            assert_eq!(user, None, "the caller has the rows back, and so has this one");
+            row.touch();
         }
     }
 
     /// Worker: a task runs.
-    pub(super) fn run(&self, life: &Life, chunk: usize) -> Option<ByteBuf> {
-        if !life.goes_on_in_task() {
-            return None;
+    pub(super) fn run(&self, life: &Life, chunk: usize) -> Result<Option<ByteBuf>, String> {
+        let nothing = Ok(None);
+        if !life.goes_on_in_task(mix(10, chunk as u64)) {
+            return nothing;
         }
+        let (row, returns) = (&self.rows[chunk], self.returns.borrow()[chunk]);
+        let user = row.user.replace(Some(life.who()));
+        self.expect(self.open.get(), || format!("chunk {chunk} is run when its call has returned"));
+        self.expect(user.is_none(), || format!("chunk {chunk} is run by two workers"));
+        self.expect(self.begun.borrow()[chunk] <= self.lost.borrow()[chunk], || {
+            format!("chunk {chunk} runs again, and was not lost")
+        });
         self.begun.borrow_mut()[chunk] += 1;
-        self.rows[chunk].with_mut(|_| ());
-        if !life.goes_on_in_task() {
-            return None;
+        life.chunk.set(Some(chunk));
+        row.touch();
+        if returns == Returns::Never {
+            life.is_stuck();
+            return nothing;
         }
-        self.rows[chunk].with_mut(|_| ());
+        if !life.goes_on_in_task(mix(11, chunk as u64)) {
+            return nothing;
+        }
+        row.touch();
+        row.user.set(None);
         self.ended.borrow_mut()[chunk] += 1;
-        self.returns.borrow()[chunk].value(chunk)
+        if matches!(returns, Returns::Much | Returns::FailureAtLength) {
+            self.sent.set(mix(mix(self.sent.get(), chunk as u64), life.who().number()));
+        }
+        returns.value(chunk)
+    }
+
+    fn expect(&self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.borrow_mut().get_or_insert_with(otherwise);
+        }
+    }
+
+    /// Has all been right that nobody could say?
+    pub(super) fn check_tasks(&self) {
+        assert_eq!(self.wrong.take(), None);
     }
 
     pub(super) fn has_seen_death(&self) -> bool {
         self.deaths.get() > 0
     }
 
-    pub(super) fn note_death(&self) {
+    /// Kernel: a worker was killed that had begun this chunk last.
+    pub(super) fn note_death(&self, chunk: Option<usize>) {
         self.deaths.set(self.deaths.get() + 1);
+        if let Some(lost) = chunk.and_then(|chunk| self.lost.borrow().get(chunk).copied()) {
+            self.lost.borrow_mut()[chunk.unwrap_or_default()] = lost + 1;
+        }
     }
 
-    /// Worker: a clock that stands still, or by which much time goes by between two looks.
-    pub(super) fn tick(&self, fast: bool) -> Duration {
-        self.clock.set(self.clock.get() + u32::from(fast));
-        Duration::from_secs(1) * self.clock.get()
+    /// Kernel: what a dead worker had in its hands is nobody's.
+    pub(super) fn note_reaped(&self, who: Who) {
+        self.rows.iter().filter(|row| row.user.get() == Some(who)).for_each(|row| row.user.set(None));
+    }
+
+    /// All that checks depend on, as a hash.
+    pub(super) fn digest(&self) -> u64 {
+        let mut hash = mix(self.sent.get(), u64::from(self.deaths.get()) << 1 | u64::from(self.open.get()));
+        for records in [&self.begun, &self.ended, &self.lost] {
+            hash = records.borrow().iter().fold(hash, |hash, &number| mix(hash, number.into()));
+        }
+        self.rows.iter().fold(hash, |hash, row| mix(hash, row.user.get().map_or(0, Who::number)))
     }
 
     /// Parent: the call has returned.
-    pub(super) fn check(&self, settled: &Settled, retries: u32) {
+    pub(super) fn check(&self, settled: &Settled, retries: u32, was_stopped: bool) {
         // Settled: nobody has the rows any more.
+        self.open.set(false);
+        self.check_tasks();
         self.take_rows();
         let returns = *self.returns.borrow();
-        let (begun, ended, deaths) =
-            (self.begun.borrow(), self.ended.borrow(), self.deaths.get() - self.deaths_before.get());
-        let unfinished = |chunk: usize| {
-            let rows = settled.failure.iter().flat_map(crate::Error::rows);
-            rows.clone().any(|rows| rows.contains(&chunk))
-        };
+        let (begun, ended, lost) = (self.begun.borrow(), self.ended.borrow(), self.lost.borrow());
+        let deaths = self.deaths.get() - self.deaths_before.get();
         for chunk in 0..returns.len() {
             assert!(begun[chunk] <= 1 + retries.min(deaths), "chunk {chunk} was begun {} times", begun[chunk]);
-            if !unfinished(chunk) {
-                assert!(ended[chunk] > 0, "chunk {chunk} has an outcome and was never run");
-            }
         }
         match &settled.failure {
             None => {
                 let results = settled.results.decode::<Option<ByteBuf>>().expect("every chunk has a result");
-                let expected = returns.iter().enumerate().map(|(chunk, returns)| returns.value(chunk));
-                assert!(results.into_iter().eq(expected), "results are those of their chunks");
+                let expected = returns.iter().enumerate().map(|(chunk, returns)| returns.value(chunk).ok());
+                assert!(results.into_iter().map(Some).eq(expected), "results are those of their chunks");
+                assert!(ended.iter().all(|&times| times > 0), "no chunk is left out");
                 assert!(!settled.cut_short);
                 if deaths == 0 {
                     assert!(ended.iter().all(|&times| times == 1), "every chunk runs once");
                 }
             }
             Some(failure) => {
-                let message = failure.to_string();
-                assert!(!message.contains("no worker says"), "outcomes come once, and whole: {message}");
-                assert_eq!(failure.kind(), ErrorKind::WorkerDied, "{message}");
-                assert!(message.contains("while it ran rows"), "what was lost is found: {message}");
-                assert!(deaths > retries, "{deaths} deaths ended a call with {retries} retries: {message}");
+                let rows = failure.rows();
+                let is_open = |chunk: usize| rows.iter().any(|rows| rows.contains(&chunk));
+                for (chunk, returns) in returns.iter().enumerate() {
+                    if is_open(chunk) {
+                        let excused = ended[chunk] == 0 || returns.fails() || lost[chunk] > 0;
+                        assert!(excused, "chunk {chunk} was done, and is not said to be: {failure}");
+                    } else {
+                        assert!(ended[chunk] > 0 && !returns.fails(), "chunk {chunk} is said to be done: {failure}");
+                    }
+                }
+                let half_done = |chunk: usize| begun[chunk] > ended[chunk] && is_open(chunk);
+                assert!(settled.cut_short || !(0..returns.len()).any(half_done), "rows are half written: {failure}");
+                self.check_reason(failure, deaths > retries, was_stopped);
             }
+        }
+    }
+
+    fn check_reason(&self, failure: &Error, too_many_died: bool, was_stopped: bool) {
+        let message = failure.to_string();
+        assert!(!message.contains("no worker says"), "outcomes come once, and whole: {message}");
+        match failure.kind() {
+            ErrorKind::WorkerDied => {
+                assert!(message.contains("while it ran rows"), "what was lost is found: {message}");
+                assert!(too_many_died, "fewer have died than may: {message}");
+            }
+            ErrorKind::TaskFailed => {
+                let (returns, ended) = (self.returns.borrow(), self.ended.borrow());
+                let told =
+                    |chunk: usize| message.contains(&format!("chunk {chunk} of")) && message.contains("failed: ");
+                let is_told = (0..returns.len()).any(|chunk| returns[chunk].fails() && ended[chunk] > 0 && told(chunk));
+                assert!(is_told, "a task failed that did not: {message}");
+            }
+            ErrorKind::Cancelled => assert!(was_stopped, "nobody has cancelled it: {message}"),
+            other => panic!("{other:?}: {message}"),
+        }
+    }
+}
+
+impl Row {
+    fn touch(&self) {
+        if let Some(uses) = &self.uses {
+            uses.with_mut(|_| ());
         }
     }
 }
 
 impl Returns {
-    fn value(self, chunk: usize) -> Option<ByteBuf> {
+    fn fails(self) -> bool {
+        matches!(self, Self::Failure | Self::FailureAtLength)
+    }
+
+    fn value(self, chunk: usize) -> Result<Option<ByteBuf>, String> {
         let byte = u8::try_from(chunk + 1).unwrap_or(u8::MAX);
         match self {
-            Self::Nothing => None,
-            Self::Little => Some(ByteBuf::from([byte])),
-            Self::Much => Some(ByteBuf::from([byte; LARGE])),
+            Self::Nothing | Self::Never => Ok(None),
+            Self::Little => Ok(Some(ByteBuf::from([byte]))),
+            Self::Much => Ok(Some(ByteBuf::from([byte; LARGE]))),
+            Self::Failure => Err(String::new()),
+            Self::FailureAtLength => Err("x".repeat(LARGE)),
         }
     }
 }

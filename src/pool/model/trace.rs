@@ -34,13 +34,28 @@ pub(super) fn print() {
     TRACE.with_borrow(|trace| trace.iter().for_each(|event| eprintln!("{event}")));
 }
 
+impl Who {
+    /// Never 0.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Parent => 1,
+            Self::Worker(number) => u64::from(number) + 2,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parent => write!(f, "parent    "),
+            Self::Worker(number) => write!(f, "worker {number:<3}"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.who {
-            Who::Parent => write!(f, "parent    ")?,
-            Who::Worker(number) => write!(f, "worker {number:<3}")?,
-        }
         let (line, place) = self.place;
-        write!(f, "{} {line}.{place} {:#x}", self.what, self.value)
+        write!(f, "{}{} {line}.{place} {:#x}", self.who, self.what, self.value)
     }
 }

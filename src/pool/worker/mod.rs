@@ -78,6 +78,8 @@ pub(crate) fn worker_main(socket: Socket, index: usize) -> ! {
 pub(super) fn work_in<S: System>(socket: Socket, index: usize) -> ! {
     let mut worker = Worker::<S>::welcomed(socket, index);
     loop {
+        #[cfg(test)]
+        S::at_rest(|| worker.state());
         worker.desk.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
         // Woken for nothing: the parent has dropped the pool, or is gone.
         if !worker.work() && is_hung_up(worker.desk.socket.as_fd()) {
@@ -118,6 +120,12 @@ impl<S: System> Worker<S> {
             known: None,
             record: Record::default(),
         }
+    }
+
+    /// All that it will do depends on, beside the page and its mail.
+    #[cfg(test)]
+    fn state(&self) -> String {
+        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id)))
     }
 
     /// Is there mail, or a call?
