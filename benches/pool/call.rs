@@ -2,6 +2,10 @@
 //!
 //! The limits are two processes that pass one word of shared memory to and fro, asleep on a futex while it is the other's
 //! turn, or spinning. Beside them stand what one would use without shared memory.
+//!
+//! Two more rows say what of a spinning call cannot be had for less: the cache lines that it moves, and, for a call that
+//! writes an array, the locks that it takes. What is above them is instructions of the pool. Who spins looks every 25 ns or so,
+//! which is what a pause takes, so that times as short as these come in steps: two runs of a ping-pong may differ by half.
 
 use std::time::{Duration, Instant};
 
@@ -51,6 +55,7 @@ fn limits(group: &mut Group<'_>, place: Place, rhythm: Rhythm) -> Result<()> {
     if let (Place::TwoProcessors, Rhythm::BackToBack) = (place, rhythm) {
         rival(group, "spin ping-pong", place, rhythm, || PingPong::start(Waiting::Spinning))?;
         rival(group, "the same cache lines, nothing else", place, rhythm, Lines::start)?;
+        rival(group, "the same cache lines and an array's locks", place, rhythm, Lines::start_with_locks)?;
     }
     rival(group, "pipe", place, rhythm, Stream::at_pipes)?;
     rival(group, "socket pair", place, rhythm, Stream::at_socket)?;

@@ -8,10 +8,14 @@
 //! | down | to the worker alone | the ticket that it draws: a compare-and-swap |
 //! | up | to the worker alone | its last word: two stores, then a fence |
 //! | up | to the parent | its look at that |
+//!
+//! With [`Locks`] the caller also takes, by hand and uncontended, what a call that writes an array takes: how much of such
+//! a call is the locks.
 
 use std::hint::spin_loop;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, fence};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -35,11 +39,43 @@ const OVER: u32 = 0;
 pub(crate) struct Lines {
     page: Page,
     call: u32,
+    locks: Option<Locks>,
     process: Process,
+}
+
+/// One for the workers of a pool, one for the holders of an array, which is looked at twice, and the words of the array's
+/// trailer.
+#[derive(Default)]
+struct Locks {
+    workers: Mutex<u64>,
+    holders: Mutex<u64>,
+    writer: AtomicU32,
+    generation: AtomicU64,
+}
+
+impl Locks {
+    fn around(&self, call: impl FnOnce()) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.holders.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.writer.store(1, Release);
+        call();
+        self.generation.fetch_add(1, AcqRel);
+        self.writer.store(0, Release);
+        *self.holders.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *workers += 1;
+    }
 }
 
 impl Lines {
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    pub(crate) fn start_with_locks() -> Result<Self> {
+        Self::start_with(Some(Locks::default()))
+    }
+
+    fn start_with(locks: Option<Locks>) -> Result<Self> {
         let (page, file) = Page::create()?;
         // Before there is anybody to see it: nothing announced is what ends the other process.
         page.word(DOWN).store(1, Release);
@@ -52,7 +88,15 @@ impl Lines {
             }
             sleep(Duration::from_millis(1));
         }
-        Ok(Self { page, call: 1, process })
+        Ok(Self { page, call: 1, locks, process })
+    }
+
+    fn move_lines(&self) {
+        self.page.word(RUN).store(self.call, Release);
+        self.page.word(DESCRIPTION).store(1, Relaxed);
+        self.page.word(DOWN).store(self.call, Release);
+        fence(SeqCst);
+        wait(self.page.word(UP), |finished| finished == self.call);
     }
 }
 
@@ -64,11 +108,10 @@ impl Rival for Lines {
     fn round_trip(&mut self) {
         // One of two numbers, so that none is ever the one that ends it.
         self.call = 3 - self.call;
-        self.page.word(RUN).store(self.call, Release);
-        self.page.word(DESCRIPTION).store(1, Relaxed);
-        self.page.word(DOWN).store(self.call, Release);
-        fence(SeqCst);
-        wait(self.page.word(UP), |finished| finished == self.call);
+        match &self.locks {
+            Some(locks) => locks.around(|| self.move_lines()),
+            None => self.move_lines(),
+        }
     }
 }
 

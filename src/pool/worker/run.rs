@@ -83,7 +83,10 @@ impl<S: System> Worker<S> {
         let Self { desk, blocks, leaving, record, .. } = self;
         let desk = &*desk;
         let Desk { page, index, .. } = desk;
-        let found = find_blocks(blocks, message)?;
+        let mut found = SmallVec::<[MappedBlock<'_>; 4]>::new();
+        for (serial, writable) in &message.blocks {
+            found.push(find_block(blocks, *serial, *writable)?);
+        }
         // The blocks are the parent's again when it knows that this worker has finished.
         let lent = (!found.is_empty()).then(|| note_lent(lent(blocks, message)));
         let one_each = message.tickets() <= page.workers();
@@ -129,15 +132,6 @@ fn lent(blocks: &Blocks, call: &CallMessage) -> impl Iterator<Item = (FileId, Mo
     let mode = |writable| if writable { Mode::Exclusive } else { Mode::Shared };
     let id = |serial| Some(blocks.get(serial)?.as_ref().ok()?.id);
     call.blocks.iter().filter_map(move |(serial, writable)| Some((id(serial)?, mode(*writable))))
-}
-
-#[inline]
-fn find_blocks<'b>(blocks: &'b Blocks, call: &CallMessage) -> Result<SmallVec<[MappedBlock<'b>; 4]>> {
-    let mut found = SmallVec::new();
-    for (serial, writable) in &call.blocks {
-        found.push(find_block(blocks, *serial, *writable)?);
-    }
-    Ok(found)
 }
 
 fn find_block(blocks: &Blocks, serial: u64, writable: bool) -> Result<MappedBlock<'_>> {
