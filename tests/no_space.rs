@@ -144,6 +144,8 @@ impl Group {
             let outer = parent.join(&name);
             fs::create_dir(&outer).ok()?;
             let group = Self { inner: outer.join("inner"), outer };
+            // Where no controller is mounted it is a folder like any other.
+            group.outer.join("cgroup.procs").exists().then_some(())?;
             fs::write(group.outer.join(limit), bytes.to_string()).ok()?;
             // Needed in version 2 for the inner group to have figures; a file that is not there in version 1.
             let _ = fs::write(group.outer.join("cgroup.subtree_control"), "+memory");

@@ -39,6 +39,8 @@ impl Group {
             let dir = Path::new(&parent).join(&name);
             fs::create_dir(&dir).ok()?;
             let group = Self(dir);
+            // Where no controller is mounted it is a folder like any other.
+            group.0.join("cgroup.procs").exists().then_some(())?;
             fs::write(group.0.join(file), limit).ok()?;
             // Without this, what does not fit goes to disk.
             let _ = fs::write(group.0.join("memory.swap.max"), "0");

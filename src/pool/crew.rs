@@ -208,6 +208,13 @@ impl<S: System> Crew<S> {
         Ok(on_page.then_some(id))
     }
 
+    /// What went by mail may be large, and is not asked for again once its call is over.
+    pub(crate) fn forget_mail(&mut self) {
+        if !self.told.on_page {
+            self.told = Told::nothing();
+        }
+    }
+
     /// What [`describe`](Self::describe) has told last.
     #[inline]
     pub(crate) fn message(&self) -> &CallMessage {

@@ -75,7 +75,7 @@ impl Kinds {
 pub(crate) struct Numbers {
     kinds: u32,
     count: usize,
-    /// How many a tuple has said that it has; none that there can be once one was refused.
+    /// How many a tuple has said that it has.
     announced: usize,
     words: [u64; 1 + MOST],
 }
@@ -83,7 +83,12 @@ pub(crate) struct Numbers {
 impl Numbers {
     /// Takes a value in; anything but numbers is refused by [`Form::Bytes`].
     #[inline]
-    pub(crate) fn take(&mut self, value: &impl Serialize) -> Form {
+    pub(crate) fn take<R: Serialize>(&mut self, value: &R) -> Form {
+        // What owns something is hardly a few numbers, and to look at it in vain takes time. It may also be of those values
+        // that are gone when they were written down once, such as an iterator in a mutex.
+        if std::mem::needs_drop::<R>() {
+            return Form::Bytes;
+        }
         value.serialize(Taking { numbers: self, whole: true }).unwrap_or(Form::Bytes)
     }
 
@@ -168,19 +173,19 @@ impl Taking<'_> {
         Ok(self)
     }
 
-    /// A value may go on where an element was refused, with another one in its place: the encoding would have taken the first.
     #[inline]
     fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Refused> {
         let taken = value.serialize(Taking { numbers: self.numbers, whole: false });
         if taken.is_err() {
-            self.numbers.announced = usize::MAX;
+            // Also where the value goes on without it, or with another one: the encoding refuses nothing.
+            self.numbers.count = MOST + 1;
         }
         taken.map(drop)
     }
 
     fn end(self) -> Result<Form, Refused> {
         let Numbers { count, announced, .. } = *self.numbers;
-        if count > 0 && count == announced { Ok(Form::Numbers) } else { Err(Refused) }
+        if (1..=MOST).contains(&count) && count == announced { Ok(Form::Numbers) } else { Err(Refused) }
     }
 }
 
@@ -548,6 +553,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::fmt::Debug;
     use std::num::NonZeroU8;
+    use std::sync::Mutex;
 
     use serde::Deserialize;
 
@@ -645,6 +651,36 @@ mod tests {
         comes_back((1, "text".to_owned()), Form::Bytes);
         comes_back(BTreeMap::from([(1, 2)]), Form::Bytes);
         comes_back([Unit::A, Unit::B], Form::Bytes);
+    }
+
+    #[test]
+    fn a_value_that_makes_do_where_it_is_refused_is_not_asked_to() {
+        #[derive(Debug)]
+        struct Stubborn;
+        impl Serialize for Stubborn {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut tuple = serializer.serialize_tuple(2)?;
+                if tuple.serialize_element(&(1, 2)).is_err() {
+                    tuple.serialize_element(&0)?;
+                }
+                tuple.serialize_element(&3)?;
+                tuple.end()
+            }
+        }
+        let (form, read, _) = read_as::<((u8, u8), u8)>(&Stubborn);
+        assert_eq!((form, read.unwrap()), (Form::Bytes, ((1, 2), 3)));
+    }
+
+    #[test]
+    fn a_value_that_is_gone_once_it_is_written_down_is_left_to_the_encoding() {
+        struct Drained(Mutex<Vec<u64>>);
+        impl Serialize for Drained {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_seq(std::mem::take(&mut *self.0.lock().unwrap()))
+            }
+        }
+        let (form, _, read) = read_as::<Vec<u64>>(&Drained(Mutex::new(vec![1, 2, 3])));
+        assert_eq!((form, read.unwrap()), (Form::Bytes, vec![1, 2, 3]));
     }
 
     #[test]

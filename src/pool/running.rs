@@ -291,6 +291,7 @@ impl<'c, S: System> Running<'c, S> {
                 break;
             }
         }
+        self.crew.forget_mail();
         let tally = std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 }));
         Ok(tally.settle())
     }
@@ -647,7 +648,7 @@ mod tests {
     use super::*;
     use crate::SharedArray;
     use crate::pool::Chunk;
-    use crate::pool::args::{Args, Each};
+    use crate::pool::args::{Args, Each, Param};
     use crate::pool::control::MAX_CALL;
     use crate::pool::crew::CrewOptions;
     use crate::pool::plan::Plan;
@@ -711,6 +712,18 @@ mod tests {
         running.crew.member(1).unwrap().process().pidfd.kill(libc::SIGKILL).unwrap();
         go_on(running.crew, 0);
         results(running)
+    }
+
+    #[test]
+    fn what_went_by_mail_is_kept_no_longer_than_its_call() {
+        let mut crew = crew(1);
+        let mut plan = Plan::new();
+        plan.push_value(&vec![1_u8; 1 << 20]).unwrap();
+        let long = asked::<Param<'_, Vec<u8>>>(&crew, &mut plan, |bytes, _| bytes.len().try_into().unwrap());
+        let running = Running::start(&mut crew, &long, Limits::default()).unwrap();
+        assert_eq!(running.crew.message().leaves.len(), 1);
+        assert_eq!(results(running), [1 << 20]);
+        assert!(crew.message().leaves.is_empty());
     }
 
     #[test]
