@@ -7,6 +7,7 @@
 //! has written, or asks what is there, is given what the encoding would give it: where words alone do not do, they are
 //! encoded after all.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -74,6 +75,8 @@ impl Kinds {
 pub(crate) struct Numbers {
     kinds: u32,
     count: usize,
+    /// How many a tuple has said that it has.
+    announced: usize,
     words: [u64; 1 + MOST],
 }
 
@@ -162,11 +165,15 @@ impl Taking<'_> {
         if self.whole { Ok(Form::Nothing) } else { Err(Refused) }
     }
 
-    fn tuple(self) -> Result<Self, Refused> {
-        (self.numbers.kinds, self.numbers.count) = (TUPLE, 0);
-        if self.whole { Ok(self) } else { Err(Refused) }
+    fn tuple(self, len: usize) -> Result<Self, Refused> {
+        if !self.whole {
+            return Err(Refused);
+        }
+        (self.numbers.kinds, self.numbers.count, self.numbers.announced) = (TUPLE, 0, len);
+        Ok(self)
     }
 
+    #[inline]
     fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Refused> {
         let taken = value.serialize(Taking { numbers: self.numbers, whole: false });
         if taken.is_err() {
@@ -177,7 +184,8 @@ impl Taking<'_> {
     }
 
     fn end(self) -> Result<Form, Refused> {
-        if (1..=MOST).contains(&self.numbers.count) { Ok(Form::Numbers) } else { Err(Refused) }
+        let Numbers { count, announced, .. } = *self.numbers;
+        if (1..=MOST).contains(&count) && count == announced { Ok(Form::Numbers) } else { Err(Refused) }
     }
 }
 
@@ -269,13 +277,13 @@ impl Serializer for Taking<'_> {
     }
 
     #[inline]
-    fn serialize_tuple(self, _: usize) -> Result<Self, Refused> {
-        self.tuple()
+    fn serialize_tuple(self, len: usize) -> Result<Self, Refused> {
+        self.tuple(len)
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Refused> {
-        self.tuple()
+    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Self, Refused> {
+        self.tuple(len)
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<Form, Refused> {
@@ -336,9 +344,10 @@ impl<'w> Found<'w> {
     /// `Serialization` where they are no `R`.
     #[inline]
     pub(super) fn decode<R: DeserializeOwned>(self) -> Result<R> {
-        match R::deserialize(self) {
-            Ok(value) => Ok(value),
-            Err(Refused) => self.decode_encoded(),
+        let refused = Cell::new(false);
+        match R::deserialize(Reading { found: self, refused: &refused }) {
+            Ok(value) if !refused.get() => Ok(value),
+            Ok(_) | Err(Refused) => self.decode_encoded(),
         }
     }
 
@@ -404,33 +413,87 @@ impl Serialize for Found<'_> {
     }
 }
 
-impl<'de> Deserializer<'de> for Found<'_> {
-    type Error = Refused;
+/// A value's words for a type that reads itself. A type may have another value at hand where something is refused; so it is
+/// kept that there was.
+#[derive(Clone, Copy)]
+struct Reading<'w> {
+    found: Found<'w>,
+    refused: &'w Cell<bool>,
+}
+
+impl Reading<'_> {
+    #[inline]
+    fn noted<T>(self, read: Result<T, Refused>) -> Result<T, Refused> {
+        if read.is_err() {
+            self.refused.set(true);
+        }
+        read
+    }
 
     #[inline]
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        if self.is_tuple() {
-            let mut rest = Rest { found: self, at: 0 };
+    fn read<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        let Self { found, refused } = self;
+        if found.is_tuple() {
+            let mut rest = Rest { found, refused, at: 0 };
             let value = visitor.visit_seq(&mut rest)?;
-            return if rest.at == self.kinds.count() { Ok(value) } else { Err(Refused) };
+            return if rest.at == found.kinds.count() { Ok(value) } else { Err(Refused) };
         }
-        match self.number()? {
-            Number::Unsigned(value) => visitor.visit_u64(value),
-            Number::Signed(value) => visitor.visit_i64(value),
+        match found.number()? {
+            Number::Unsigned(value) => visit_unsigned(value, visitor),
+            Number::Signed(value) => visit_signed(value, visitor),
             Number::Double(value) => visitor.visit_f64(value),
             Number::Single(value) => visitor.visit_f32(value),
             Number::Bool(value) => visitor.visit_bool(value),
         }
     }
+}
+
+/// By the shortest of the types that hold it, as from the encoding: some types tell them apart.
+#[inline]
+fn visit_unsigned<'de, V: Visitor<'de>>(value: u64, visitor: V) -> Result<V::Value, Refused> {
+    if let Ok(value) = u8::try_from(value) {
+        visitor.visit_u8(value)
+    } else if let Ok(value) = u16::try_from(value) {
+        visitor.visit_u16(value)
+    } else if let Ok(value) = u32::try_from(value) {
+        visitor.visit_u32(value)
+    } else {
+        visitor.visit_u64(value)
+    }
+}
+
+/// The same; what is not negative has no sign there.
+#[inline]
+fn visit_signed<'de, V: Visitor<'de>>(value: i64, visitor: V) -> Result<V::Value, Refused> {
+    if let Ok(value) = u64::try_from(value) {
+        visit_unsigned(value, visitor)
+    } else if let Ok(value) = i8::try_from(value) {
+        visitor.visit_i8(value)
+    } else if let Ok(value) = i16::try_from(value) {
+        visitor.visit_i16(value)
+    } else if let Ok(value) = i32::try_from(value) {
+        visitor.visit_i32(value)
+    } else {
+        visitor.visit_i64(value)
+    }
+}
+
+impl<'de> Deserializer<'de> for Reading<'_> {
+    type Error = Refused;
+
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
+        self.noted(self.read(visitor))
+    }
 
     #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
-        visitor.visit_newtype_struct(self)
+        self.noted(visitor.visit_newtype_struct(self))
     }
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        visitor.visit_some(self)
+        self.noted(visitor.visit_some(self))
     }
 
     /// To be encoded: what is done there for an enum is not known here.
@@ -440,7 +503,16 @@ impl<'de> Deserializer<'de> for Found<'_> {
         _: &'static [&'static str],
         _: V,
     ) -> Result<V::Value, Refused> {
-        Err(Refused)
+        self.noted(Err(Refused))
+    }
+
+    /// The same.
+    fn deserialize_u128<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Refused> {
+        self.noted(Err(Refused))
+    }
+
+    fn deserialize_i128<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Refused> {
+        self.noted(Err(Refused))
     }
 
     forward_to_deserialize_any! {
@@ -457,6 +529,7 @@ impl<'de> Deserializer<'de> for Found<'_> {
 /// What is left of a tuple.
 struct Rest<'w> {
     found: Found<'w>,
+    refused: &'w Cell<bool>,
     at: usize,
 }
 
@@ -467,7 +540,7 @@ impl<'de> SeqAccess<'de> for Rest<'_> {
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
         let Some(element) = self.found.element(self.at) else { return Ok(None) };
         self.at += 1;
-        seed.deserialize(element).map(Some)
+        seed.deserialize(Reading { found: element, refused: self.refused }).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
