@@ -150,17 +150,14 @@ impl fmt::Display for Error {
     }
 }
 
+/// What a person reads when `main` returns the error: the message, then the kind.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut s = f.debug_struct("Error");
-        s.field("kind", &self.inner.kind).field("message", &self.inner.message);
+        write!(f, "{self} ({:?}", self.inner.kind)?;
         if !self.inner.rows.is_empty() {
-            s.field("rows", &self.inner.rows);
+            write!(f, ", rows {:?}", self.inner.rows)?;
         }
-        if let Some(source) = &self.inner.source {
-            s.field("source", source);
-        }
-        s.finish()
+        f.write_str(")")
     }
 }
 

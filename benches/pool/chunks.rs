@@ -16,12 +16,21 @@ const WORKERS: usize = 2;
 
 /// Chunks that are changed where they lie.
 pub(crate) fn in_place(criterion: &mut Criterion) -> Result<()> {
-    let mut group = group(criterion, "4096 chunks in place", Throughput::Elements(CHUNKS as u64));
-    let made = || Ok((threads(WORKERS)?, vec![0_u64; LEN]));
+    changed(criterion, "4096 chunks in place", WORKERS)
+}
+
+/// The same where nobody waits for anybody else: what is left is what a chunk costs.
+pub(crate) fn in_place_alone(criterion: &mut Criterion) -> Result<()> {
+    changed(criterion, "4096 chunks in place, one worker", 1)
+}
+
+fn changed(criterion: &mut Criterion, name: &str, workers: usize) -> Result<()> {
+    let mut group = group(criterion, name, Throughput::Elements(CHUNKS as u64));
+    let made = || Ok((threads(workers)?, vec![0_u64; LEN]));
     measure(&mut group, "rayon", made, |bencher, (threads, elements)| {
         bencher.iter(|| threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(increment)));
     })?;
-    let made = || Ok((pool(WORKERS)?, SharedArray::<u64, Ix1>::zeros(LEN)?));
+    let made = || Ok((pool(workers)?, SharedArray::<u64, Ix1>::zeros(LEN)?));
     measure(&mut group, "pool", made, |bencher, (pool, array)| {
         bencher.iter(|| {
             let chunks = array.chunks_mut().rows(CHUNK_LEN);

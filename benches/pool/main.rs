@@ -45,6 +45,7 @@ fn main() -> Result<()> {
     common::run(criterion, rival::answer, |criterion| {
         call::calls(criterion)?;
         chunks::in_place(criterion)?;
+        chunks::in_place_alone(criterion)?;
         chunks::with_results(criterion)?;
         kernel::kernels(criterion)?;
         start::start(criterion)

@@ -111,7 +111,8 @@ impl<'a> Reader<'a> {
         if self.peek() == Some(b'[') {
             return Err(Error::new(
                 ErrorKind::TypeMismatch,
-                "found elements that have fields (a structured NumPy type), expected ones of a single type such as '<f8'",
+                "found elements that have fields (a structured NumPy type), expected ones of a single type such as '<f8'; \
+                 for structs store them in Python as `a.view(f'V{a.itemsize}')`",
             ));
         }
         let descr = self.string("a string that names the element type")?;

@@ -91,6 +91,9 @@ impl NpyHeader {
     ///
     /// `first` needs to hold the first 12 bytes of the block, or all of a shorter one.
     pub(crate) fn prefix_len(first: &[u8]) -> Result<usize> {
+        if first.starts_with(b"PK") {
+            return Err(damaged("found an archive such as np.savez makes, expected one array of it, as np.save makes"));
+        }
         if !first.starts_with(&MAGIC) {
             return Err(damaged(format!("expected it to start with \"{}\"", MAGIC.escape_ascii())));
         }

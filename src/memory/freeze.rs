@@ -33,7 +33,11 @@ impl SharedMemory {
         if !nameless || memfd::get_seals(self.file.as_fd())?.contains(SealFlag::F_SEAL_SEAL) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("{} cannot be frozen: the kernel seals anonymous memory only", self.whereabouts),
+                format!(
+                    "{} cannot be frozen: the kernel seals anonymous memory only; make it without a name, and hand it on by a \
+                     manager's label or its descriptor",
+                    self.whereabouts
+                ),
             ));
         }
         self.lock.release_leaked();

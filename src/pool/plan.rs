@@ -167,7 +167,8 @@ impl<'p> Plan<'p> {
         if access == BlockAccess::Write || self.blocks[slot].access == BlockAccess::Write {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
-                "the same block is given twice to one call, and once for writing: tasks would write what others read",
+                "the same block is given twice to one call, and once for writing: tasks would write what others read; give \
+                 it once, by `chunks_mut`, or read from a copy",
             ));
         }
         Ok(slot)

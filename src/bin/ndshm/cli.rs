@@ -30,7 +30,7 @@ Examples:
   ndshm bench                            and what does sharing save on it?
 
 In Python a block is np.load(\"/dev/shm/climate\", mmap_mode=\"r+\"), in Rust
-SharedArray::<f64, Ix3>::attach(\"climate\").
+unsafe { SharedArray::<f64, Ix3>::attach(\"climate\")? }.
 
 Exit status: 0 if all went well, 1 if something failed, 2 for a wrong command line.";
 
@@ -106,7 +106,8 @@ pub(crate) struct Inspect {
 }
 
 const INSPECT_HELP: &str = "\
-A block is read at one moment: a writer is waited for, up to --timeout, and writers wait meanwhile.
+Elements are read at one moment: a writer is waited for, up to --timeout, and writers wait meanwhile. What stands above
+them was looked at before the wait.
 Programs that write without the lock, NumPy among them, are not held back.
 
 Examples:

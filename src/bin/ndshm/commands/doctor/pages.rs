@@ -14,10 +14,16 @@ pub(super) fn look() -> Vec<Finding> {
 fn on_request() -> Finding {
     const TOPIC: &str = "huge pages";
     match SharedMemory::options().huge_pages(HugePages::Require).anonymous(2 << 20) {
-        Ok(_) => Finding::good(TOPIC, "can be had on request: .huge_pages(HugePages::Try)"),
+        Ok(_) => Finding::good(TOPIC, "can be had; ndshm makes arrays and blocks from 2 MiB on of them"),
         Err(error) => {
             let meaning = "filling and walking large arrays takes longer; nothing fails";
-            Finding::new(TOPIC, Level::Note, error.to_string(), meaning, "Linux 6.1 or newer gives them on request")
+            Finding::new(
+                TOPIC,
+                Level::Note,
+                error.to_string(),
+                meaning,
+                "Linux 6.1 or newer has them without an administrator",
+            )
         }
     }
 }
@@ -29,7 +35,7 @@ fn settings() -> Option<Finding> {
     Some(match chosen(&shmem) {
         "always" | "within_size" | "force" => Finding::good("huge page setting", found),
         _ => {
-            let meaning = "anonymous shared memory gets huge pages on request only";
+            let meaning = "other programs' anonymous shared memory, and what is reserved lazily, has small pages";
             let advice = format!("echo within_size > {THP}/shmem_enabled");
             Finding::new("huge page setting", Level::Note, found, meaning, advice)
         }
@@ -44,7 +50,7 @@ fn mount() -> Option<Finding> {
     Some(match option {
         "always" | "within_size" => Finding::good("/dev/shm pages", format!("mounted with huge={option}")),
         _ => {
-            let meaning = "named blocks get huge pages on request only";
+            let meaning = "other programs' named blocks, and what is reserved lazily, have small pages";
             let advice = "mount -o remount,huge=within_size /dev/shm";
             Finding::new("/dev/shm pages", Level::Note, format!("mounted with huge={option}"), meaning, advice)
         }
