@@ -243,13 +243,21 @@ while shared[2] is not True:
     );
     let mut random = Random(1);
     let (mut read, mut refused) = (0_u32, 0_u32);
+    let (mut rounds, mut blank) = (0_u32, 0_u32);
     let until = Instant::now() + TIME;
     while Instant::now() < until {
         for _ in 0..100 {
             let n = random.value(1);
             list.set(1, n).unwrap();
-            let value = list.get(0).unwrap();
-            assert!(is_whole(&value), "{value:?}");
+            // Python blanks the format of an item before it writes it again, and may lose its processor in between.
+            match list.get(0) {
+                Ok(value) => assert!(is_whole(&value), "{value:?}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Layout, "{error}");
+                    blank += 1;
+                }
+            }
+            rounds += 1;
             for value in list.iter().skip(4) {
                 match value {
                     Ok(_) => read += 1,
@@ -266,6 +274,6 @@ while shared[2] is not True:
     }
     list.set(2, true).unwrap();
     python.finish().unwrap();
-    println!("{read} values read, {refused} refused");
-    assert!(read > refused);
+    println!("{read} values read, {refused} refused; {blank} of {rounds} numbers blank");
+    assert!(read > refused && rounds > 10 * blank, "{read} read, {refused} refused; {blank} of {rounds} blank");
 }
