@@ -31,7 +31,7 @@ BENCHES: list[tuple[str, str, dict[str, str]]] = [
         "NDSHM_BENCH_MEMORY_MIB": "1024",
     }),
     ("compute", "", {}), ("lock", "", {}),
-    ("pool", "^call|4096 chunks|^kernel|start$", {}), ("list", "list_[gs]et", {}),
+    ("pool", "^call|4096 chunks|^kernel|^start", {}), ("list", "list_[gs]et", {}),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
