@@ -71,8 +71,8 @@ impl<'p> Call<'p> {
         self.settings.get_or_insert_default()
     }
 
-    /// Calls `progress` in this thread whenever chunks have ended or a worker was lost. A panic in it ends the call when the chunks that run
-    /// have ended, poisons the arrays that were lent for writing, and goes on from there.
+    /// Calls `progress` in this thread whenever chunks have ended or a worker was lost. A panic in it ends the call when the
+    /// chunks that run have ended, poisons the arrays that were lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.settings().progress = Some(Box::new(progress));
         self
@@ -80,7 +80,8 @@ impl<'p> Call<'p> {
 
     /// Shows a progress bar with that label on standard error while the call runs; nothing where that is no terminal.
     ///
-    /// It counts rows, and the workers that were lost, and goes together with [`progress`](Self::progress). What tasks print tears it.
+    /// It counts rows, and the workers that were lost, and goes together with [`progress`](Self::progress). What tasks print
+    /// tears it.
     ///
     /// # Examples
     ///
@@ -114,8 +115,8 @@ impl<'p> Call<'p> {
     ///
     /// With retries the death of a worker does not end the call: the others go on and another worker takes its place. The
     /// lost chunks run when all others have ended, and after the dead workers were reaped, so that no two workers ever
-    /// have the same chunk. [`Progress::workers_lost`] tells how many have died. A task that panics or returns an error is not run again and ends the call as always. Where
-    /// every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
+    /// have the same chunk. [`Progress::workers_lost`] tells how many have died. A task that panics or returns an error is
+    /// not run again and ends the call as always. Where every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
     /// over the chunk. [`Pool::serial`] has no workers that could die.
     ///
     /// # Examples
@@ -150,8 +151,8 @@ impl<'p> Call<'p> {
     /// chunks are done by that time, the call returns their results. **Tasks that still run when the grace is over are cut
     /// short: their workers, be they stuck, stopped or just slow, are killed, and the arrays that were lent for writing are
     /// poisoned.** So a call whose tasks take longer than 100 ms wants a longer grace. When the killed are reaped and replaced,
-    /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the end of a worker that the kernel does not kill, such as one
-    /// that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
+    /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the
+    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
     ///
     /// # Examples
     ///
@@ -219,7 +220,8 @@ impl<'p> Call<'p> {
 
     /// Ends the call when the token is cancelled, before it or while it runs, as a [`deadline`](Self::deadline) would, with
     /// [`Cancelled`](ErrorKind::Cancelled): tasks that still run when the [`grace`](Self::grace) of 100 ms is over are killed
-    /// with their workers, and the arrays that were lent for writing are poisoned. A call may be given several tokens, and each of them ends it.
+    /// with their workers, and the arrays that were lent for writing are poisoned. A call may be given several tokens, and
+    /// each of them ends it.
     pub fn cancel_with(mut self, token: &CancelToken) -> Self {
         self.settings().stop.tokens.push(token.clone());
         self

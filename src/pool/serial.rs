@@ -34,8 +34,8 @@ pub(super) fn run(
     let unsettled = Unsettled(&plan.blocks);
     let mut share = All { next: 0, division, tally: Tally::new(division), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
-    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped, and chunks
-    // run one after another.
+    // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped,
+    // and chunks run one after another.
     unsafe { task.run(&mut cursor, &mut share, &mut Record::default()) };
     let settled = share.tally.settle();
     unsettled.settle(settled.cut_short);
