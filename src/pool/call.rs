@@ -17,7 +17,7 @@ use super::running::Limits;
 use super::schedule::Schedule;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
-use super::{Kind, Pool, Shared, serial, smooth};
+use super::{Kind, OnDuty, Pool, Shared, serial, smooth};
 use crate::array::Held;
 use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
@@ -283,24 +283,29 @@ impl<'p> Call<'p> {
 
     #[inline]
     fn run<A: Args>(self, args: &A, task: TaskRef) -> Result<Returned> {
-        let Self { pool, mut settings } = self;
+        let Self { pool, settings } = self;
+        let Some(mut settings) = settings else { return run_plain(pool, args, task) };
         // From here on, so that the deadline counts the arguments and the locks too.
-        let stop = settings.as_mut().and_then(|settings| Stop::begin(std::mem::take(&mut settings.stop), pool.page()));
+        let stop = Stop::begin(std::mem::take(&mut settings.stop), pool.page());
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
-        run(pool, &mut plan, task, settings.as_deref_mut(), stop.as_ref())
+        let division = plan.divide(pool.workers())?;
+        if division.count == 0 {
+            return Ok(Returned::Nothing(0));
+        }
+        run_anew(pool, &mut plan, (task, division), Some(&mut settings), stop.as_ref())
     }
 }
 
 /// What the tasks of a call have returned.
-enum Returned {
+pub(super) enum Returned {
     /// So many of them nothing.
     Nothing(usize),
     Results(Box<Results>),
 }
 
 impl Returned {
-    fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
+    pub(super) fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
         match self {
             Self::Nothing(count) => Results::of_nothing(count).decode(),
             Self::Results(results) => results.decode(),
@@ -308,18 +313,105 @@ impl Returned {
     }
 }
 
-/// Runs what was planned.
-fn run(
-    pool: &Pool,
-    plan: &mut Plan<'_>,
-    task: TaskRef,
-    mut settings: Option<&mut Settings<'_>>,
-    stop: Option<&Arc<Stop>>,
-) -> Result<Returned> {
+/// Runs a call without settings.
+#[inline]
+pub(super) fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
+    let mut plan = Plan::new();
+    args.describe(&mut plan)?;
+    let returned = run_planned(pool, &mut plan, task);
+    if plan.is_empty() {
+        std::mem::forget(plan);
+    }
+    returned
+}
+
+fn run_planned(pool: &Pool, plan: &mut Plan<'_>, task: TaskRef) -> Result<Returned> {
     let division = plan.divide(pool.workers())?;
     if division.count == 0 {
         return Ok(Returned::Nothing(0));
     }
+    if let Kind::Workers(shared) = &pool.kind
+        && let Some(settled) = run_again(shared, plan, division, task)
+    {
+        return conclude(settled, division, None);
+    }
+    run_anew(pool, plan, (task, division), None, None)
+}
+
+/// Runs a call without settings that is like the one before it. `None` where it is another.
+#[inline]
+fn run_again(
+    shared: &Shared,
+    plan: &mut Plan<'_>,
+    division: Division,
+    task: TaskRef,
+) -> Option<Result<Option<Box<Settled>>>> {
+    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
+    // that wait for the crew.
+    if let Err(error) = plan.lock(Wait::Forever) {
+        return Some(Err(error));
+    }
+    let mut duty = match shared.enter(None) {
+        Ok(duty) => duty,
+        Err(error) => return Some(Err(error)),
+    };
+    let asked = Asked::of(plan, task, division, Schedule::default());
+    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
+    let unsettled = Unsettled(&plan.blocks);
+    let Some(settled) = smooth::run_again(&mut duty.crew, &asked) else {
+        unsettled.settle(false);
+        return None;
+    };
+    if let Ok(settled) = &settled {
+        unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
+    }
+    leave(duty);
+    Some(settled)
+}
+
+/// A call is over.
+#[inline]
+fn leave(mut duty: OnDuty<'_>) {
+    let shared = duty.shared;
+    // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
+    if !duty.crew.is_calm() {
+        let _ = duty.crew.replace_dead();
+    }
+    drop(duty);
+    // What was dropped by another thread since the crew was last told.
+    shared.tell_forgotten_if_idle();
+}
+
+/// What came of a call.
+#[inline]
+fn conclude(settled: Result<Option<Box<Settled>>>, division: Division, stop: Option<&Arc<Stop>>) -> Result<Returned> {
+    let error = match settled {
+        Ok(None) => return Ok(Returned::Nothing(division.count)),
+        Ok(Some(settled)) => match *settled {
+            Settled { results, failure: None, .. } => return Ok(Returned::Results(Box::new(results))),
+            Settled { failure: Some(failure), .. } => failure,
+        },
+        // Where it failed before it was begun, all rows are missing.
+        Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
+        Err(error) => error,
+    };
+    if let Some(stop) = stop
+        && error.kind() == ErrorKind::Cancelled
+    {
+        stop.answer();
+    }
+    Err(error)
+}
+
+/// Runs a call like none before it, or with settings of its own.
+#[inline(never)]
+fn run_anew(
+    pool: &Pool,
+    plan: &mut Plan<'_>,
+    (task, division): (TaskRef, Division),
+    mut settings: Option<&mut Settings<'_>>,
+    stop: Option<&Arc<Stop>>,
+) -> Result<Returned> {
     let (schedule, retries) = settings.as_ref().map_or_else(Default::default, |set| (set.schedule, set.retries));
     #[cfg(feature = "progress")]
     let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, division));
@@ -350,20 +442,7 @@ fn run(
             serial::run(plan, division, task, stop.map(|stop| &**stop), progress.unwrap_or(&mut ignore)).map(Some)
         }
     };
-    let error = match settled {
-        Ok(None) => return Ok(Returned::Nothing(division.count)),
-        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(Box::new(results))),
-        Ok(Some(Settled { failure: Some(failure), .. })) => failure,
-        // Where it failed before it was begun, all rows are missing.
-        Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
-        Err(error) => error,
-    };
-    if let Some(stop) = stop
-        && error.kind() == ErrorKind::Cancelled
-    {
-        stop.answer();
-    }
-    Err(error)
+    conclude(settled.map(|settled| settled.map(Box::new)), division, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
@@ -388,8 +467,6 @@ fn run_on_workers(
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Option<Settled>> {
-    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
-    // that wait for the crew.
     let stop = limits.stop;
     let check = |was| stop.map_or(Ok(()), |stop| stop.check(division, was));
     lock(plan, division, stop.map(|stop| &**stop))?;
@@ -409,8 +486,7 @@ fn run_on_workers(
         return Err(error.with_rows(division.rows_where(|_| true)));
     }
     check("had not begun")?;
-    let asked = Asked { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
-    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
+    let asked = Asked::of(plan, task, division, schedule);
     let unsettled = Unsettled(&plan.blocks);
     let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
         Ok(settled) => settled?,
@@ -420,14 +496,10 @@ fn run_on_workers(
         }
     };
     unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
-    // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     if stop.is_some() {
         duty.crew.heed(None);
     }
-    let _ = duty.crew.replace_dead();
-    drop(duty);
-    // What was dropped by another thread since the crew was last told.
-    shared.tell_forgotten_if_idle();
+    leave(duty);
     Ok(settled)
 }
 
@@ -437,6 +509,7 @@ pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [BlockUse<'p>]);
 
 impl Unsettled<'_, '_> {
     /// A task that was cut short leaves its rows half written, and the arrays say so.
+    #[inline]
     pub(super) fn settle(self, cut_short: bool) {
         if !cut_short {
             std::mem::forget(self);

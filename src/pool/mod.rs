@@ -65,6 +65,7 @@ use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
 use crew::Crew;
+use task::{Plain, TaskRef};
 
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
@@ -338,7 +339,7 @@ impl Pool {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        self.call().map(args, task)
+        call::run_plain(self, &args, TaskRef::new::<A, R, Plain>(task))?.decode()
     }
 
     /// Runs `task` for every chunk of `args`.
@@ -366,7 +367,7 @@ impl Pool {
     /// # Ok(()) }
     /// ```
     pub fn for_each<A: Args>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
-        self.call().for_each(args, task)
+        call::run_plain(self, &args, TaskRef::new::<A, (), Plain>(task)).map(drop)
     }
 
     /// Runs a `task` that may fail for every chunk of `args`, and returns the results in the order of the chunks, or the
@@ -543,6 +544,7 @@ impl Shared {
         self.tell_forgotten(&mut crew);
     }
 
+    #[inline]
     fn any_forgotten(&self) -> bool {
         // Relaxed: who must not miss it has a fence before.
         self.any_forgotten.load(Ordering::Relaxed)

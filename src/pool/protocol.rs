@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::chunk::Division;
-use super::plan::{BlockUse, Leaf};
+use super::plan::{BlockUse, Leaf, Plan};
 use super::schedule::Schedule;
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
@@ -150,7 +150,12 @@ pub(crate) struct Asked<'a> {
     pub(crate) leaves: &'a [Leaf],
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    #[inline]
+    pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, division: Division, schedule: Schedule) -> Self {
+        Self { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
+    }
+
     /// Written down, for the call of that number.
     pub(crate) fn message(&self, call: u64) -> Result<CallMessage> {
         let Division { count, rows, len } = self.division;

@@ -4,6 +4,8 @@
 //! Then there is nothing to be tallied, and the parent looks at no more than one line of each worker. Where something else
 //! comes of the call, nothing of it was taken in here, and [`Running`] goes on as if it had been there from the start.
 
+use std::cell::Cell;
+
 use super::chunk::Progress;
 use super::crew::Crew;
 use super::protocol::Asked;
@@ -16,7 +18,6 @@ use crate::error::Result;
 ///
 /// # Errors
 /// Where workers could not be told of it: nobody was. And what [`Running::finish`] says.
-#[inline]
 pub(crate) fn run<'c, S: System>(
     crew: &'c mut Crew<S>,
     asked: &'c Asked<'c>,
@@ -30,15 +31,30 @@ pub(crate) fn run<'c, S: System>(
         return Ok(running.finish(progress).map(Some));
     };
     let participants = asked.division.count.min(crew.len());
-    for index in 0..participants {
-        crew.lend(index, asked.blocks)?;
-    }
-    let mut smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
+    crew.lend_first(participants, asked.blocks)?;
+    let smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
     if smooth.is_all() {
-        std::mem::forget(smooth);
+        smooth.end();
         return Ok(Ok(None));
     }
-    Ok(smooth.take_up().map_or(Ok(None), |running| running.finish(None).map(Some)))
+    Ok(smooth.rest())
+}
+
+/// Runs a call that is like one before it, of which nothing has to be told but that it is there: [`run`] where that is all.
+/// `None` where it is none.
+#[inline]
+pub(crate) fn run_again<'c, S: System>(
+    crew: &'c mut Crew<S>,
+    asked: &'c Asked<'c>,
+) -> Option<Result<Option<Box<Settled>>>> {
+    let id = crew.know(asked)?;
+    let (call, participants) = (crew.next_call(), asked.division.count.min(crew.len()));
+    let smooth = Smooth { crew: Some(crew), asked, retries: 0, call, id, participants };
+    if smooth.is_all() {
+        smooth.end();
+        return Some(Ok(None));
+    }
+    Some(smooth.rest().map(|settled| settled.map(Box::new)))
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
@@ -54,6 +70,18 @@ struct Smooth<'c, S: System> {
 }
 
 impl<'c, S: System> Smooth<'c, S> {
+    /// What became of it where that was not all.
+    #[cold]
+    fn rest(mut self) -> Result<Option<Settled>> {
+        self.take_up().map_or(Ok(None), |running| running.finish(None).map(Some))
+    }
+
+    /// The call went as most do.
+    #[inline]
+    fn end(self) {
+        std::mem::forget(self);
+    }
+
     /// Tells the workers, and waits until they have finished or there is something else to be looked at. Is that all that
     /// there was to the call?
     #[inline]
@@ -61,19 +89,20 @@ impl<'c, S: System> Smooth<'c, S> {
         let Some(crew) = &self.crew else { return false };
         let (page, call, participants, tickets) =
             (crew.page(), self.call, self.participants, self.asked.division.count);
-        page.open(call, participants, tickets);
+        page.open(call, participants, tickets, true);
         for index in 0..participants {
-            page.announce(index, call, self.id);
+            page.announce(index, call, self.id, Some(page.granted(index, participants, tickets)));
         }
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
-        let mut finished = 0;
-        let come = || {
-            while finished < participants && page.has_finished(finished, call) {
-                finished += 1;
+        let finished = Cell::new(0);
+        let all_finished = || {
+            while finished.get() < participants && page.has_finished(finished.get(), call) {
+                finished.set(finished.get() + 1);
             }
-            finished == participants || crew.has_news() || (finished..participants).any(has_news)
+            finished.get() == participants
         };
-        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, come);
+        let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
+        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, all_finished, come);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
         (0..participants).all(|index| {
             page.has_finished(index, call)

@@ -86,8 +86,8 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::SealFlag;
 
+pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS};
 use board::{Board, MAX_BYTES, PLACES};
-pub(crate) use board::{MAX_CALL, MAX_CHUNKS};
 pub(crate) use records::{Entry, Reader, Record, Writer};
 #[cfg(test)]
 pub(crate) use words::Word;
@@ -245,9 +245,9 @@ mod tests {
     #[test]
     fn a_late_worker_draws_nothing_from_the_next_call() {
         let page = page(2);
-        page.open(7, 2, 2);
+        page.open(7, 2, 2, false);
         assert_eq!(draw(&page, 0, 7, 2), Some(0));
-        page.open(8, 2, 2);
+        page.open(8, 2, 2, false);
         assert_eq!(draw(&page, 1, 7, 2), None);
         assert_eq!(draw(&page, 1, 8, 2), Some(1));
         assert_eq!(page.last_begun(0, 8), None);
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_closed_call_says_how_much_is_left() {
         let page = page(2);
-        page.open(1, 2, 5);
+        page.open(1, 2, 5, false);
         assert_eq!(page.left(1, 2), 5);
         assert_eq!(draw(&page, 0, 1, 2), Some(0));
         assert_eq!(draw(&page, 0, 1, 2), Some(1));
@@ -272,10 +272,10 @@ mod tests {
     #[test]
     fn what_a_closed_call_has_left_is_not_drawn_65536_calls_later() {
         let page = page(3);
-        page.open(ALIKE[0], 3, 6);
+        page.open(ALIKE[0], 3, 6, false);
         page.close(ALIKE[0]);
         // The first worker is missing, and the third takes part in its place.
-        page.open(ALIKE[1], 1, 1);
+        page.open(ALIKE[1], 1, 1, false);
         assert_eq!((draw(&page, 2, ALIKE[1], 1), draw(&page, 2, ALIKE[1], 1)), (Some(0), None));
     }
 
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(page.noted(0, ALIKE[0]), (Some(3..4), 0));
         writer.finish();
         assert_eq!(page.noted_at_the_end(0, ALIKE[0]), (Some(3..4), 0));
-        page.open(ALIKE[1], 1, 9);
+        page.open(ALIKE[1], 1, 9, false);
         assert_eq!(page.noted(0, ALIKE[1]), (None, 0));
     }
 
@@ -295,7 +295,7 @@ mod tests {
     fn every_ticket_is_drawn_once_whoever_sleeps() {
         for (awake, tickets) in [(4, 10_000), (1, 10_000), (3, 5), (4, 1)] {
             let page = &page(4);
-            page.open(3, 4, tickets);
+            page.open(3, 4, tickets, false);
             let mut drawn: Vec<usize> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..awake)
                     .map(|worker| {
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn the_rest_of_a_run_outlives_its_worker() {
         let page = page(2);
-        page.open(9, 2, 8);
+        page.open(9, 2, 8, false);
         assert_eq!((draw(&page, 0, 9, 2), draw(&page, 1, 9, 2)), (Some(0), Some(4)));
         page.clear(0);
         let mut drawn: Vec<_> = std::iter::from_fn(|| draw(&page, 1, 9, 2)).collect();
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn a_worker_draws_several_tickets_while_most_are_left() {
         let page = page(2);
-        page.open(4, 2, 64);
+        page.open(4, 2, 64, false);
         assert_eq!(page.draw(0, 4, 2, 16), Some(0..4));
         assert_eq!(page.draw(0, 4, 2, 2), Some(4..6));
         assert_eq!(page.draw(0, 4, 2, 0), Some(6..7));
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn nothing_that_was_drawn_begins_in_a_closed_call() {
         let page = page(1);
-        page.open(1, 1, 64);
+        page.open(1, 1, 64, false);
         assert_eq!(page.draw(0, 1, 1, 8), Some(0..8));
         assert!(page.marks(0, 1).begin(0));
         page.close(1);
@@ -350,8 +350,9 @@ mod tests {
     fn descriptions_arrive_as_they_were_written() {
         let page = page(3);
         assert!(page.describe(5, b"what to do"));
-        page.announce(1, 6, 5);
-        assert_eq!((page.announced(1), page.announced(2)), ((6, 5), (0, 0)));
+        page.announce(1, 6, 5, Some(3));
+        assert_eq!(page.announced(1), Announced { call: 6, id: 5, granted: Some(3) });
+        assert_eq!(page.announced(2), Announced { call: 0, id: 0, granted: None });
         assert_eq!(page.description(5).unwrap(), b"what to do");
         assert_eq!(page.description(6), None);
         assert!(!page.describe(7, &vec![1; Mapped::DESCRIPTION_LEN + 1]));
@@ -361,15 +362,22 @@ mod tests {
     fn a_ring_between_looking_and_sleeping_is_heard() {
         let page = &page(1);
         // Would sleep for a minute if the ring, which comes at the last look, were missed.
-        page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || {
-            page.ring_worker(0);
-            false
-        });
+        page.wait_as_worker(
+            0,
+            Duration::ZERO,
+            Duration::from_secs(60),
+            || false,
+            || {
+                page.ring_worker(0);
+                false
+            },
+        );
         std::thread::scope(|scope| {
             let mail = page.mail(0);
             scope.spawn(|| page.note_mail(0));
             while page.mail(0) == mail {
-                page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || page.mail(0) != mail);
+                let news = || page.mail(0) != mail;
+                page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), news, news);
             }
         });
     }
