@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Desk, Kept, Worker, panics};
+use super::{Desk, Kept, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::Division;
+use crate::pool::chunk::{Division, Ending};
 use crate::pool::control::{Record, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
@@ -199,6 +199,10 @@ impl<S: System> Share for Work<'_, S> {
         self.message.division()
     }
 
+    fn ending(&self) -> Ending {
+        Ending::OnPage(self.writer.call())
+    }
+
     fn next(&mut self) -> Option<usize> {
         if self.tickets.is_empty() {
             self.draw();
@@ -218,6 +222,9 @@ impl<S: System> Share for Work<'_, S> {
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
         self.check_home();
+        if ending::was_told(self.writer.call()) {
+            return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
+        }
         let written = match form {
             Form::Nothing => self.writer.nothing(chunk),
             Form::Numbers => self.writer.numbers(chunk, &mut record.numbers),
@@ -234,6 +241,9 @@ impl<S: System> Share for Work<'_, S> {
         self.check_home();
         if let TaskFailure::Panicked { place, .. } = &mut failure {
             *place = panics::take_place();
+        }
+        if matches!(failure, TaskFailure::Failed(_)) && ending::was_told(self.writer.call()) {
+            failure = TaskFailure::Stopped { in_order: true };
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
         if encoded.is_err() || !self.writer.failure(chunk, record) {
