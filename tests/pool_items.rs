@@ -23,10 +23,7 @@ fn an_item_whose_task_fails_is_named() {
             pool.try_map(Each(&[1, 0]), |item, _| if item == 0 { Err("divided by nothing") } else { Ok(item) });
         let error = failed.unwrap_err();
         assert_eq!((error.kind(), error.rows()), (ErrorKind::TaskFailed, [1..2].as_slice()));
-        assert_eq!(
-            error.to_string(),
-            "the task of item 1 (chunk 1 of 2) failed: divided by nothing (1 of 2 items are not finished)"
-        );
+        assert_eq!(error.to_string(), "the task of item 1 failed: divided by nothing (1 of 2 items are not finished)");
     }
 }
 
@@ -38,7 +35,7 @@ fn an_item_whose_worker_dies_is_named() {
         }
     });
     let message = died.unwrap_err().to_string();
-    assert!(message.contains("while it ran item 1 (chunk 1 of 3) ("), "{message}");
+    assert!(message.contains("while it ran item 1 ("), "{message}");
     assert!(message.ends_with("of 3 items are not finished)"), "{message}");
 }
 

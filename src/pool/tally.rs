@@ -220,7 +220,7 @@ impl Tally {
         let (rows, count) = (self.division.rows_of(chunk), self.division.count);
         match self.unit {
             Unit::Rows => format!("rows {}..{} (chunk {chunk} of {count})", rows.start, rows.end),
-            Unit::Items => format!("item {} (chunk {chunk} of {count})", rows.start),
+            Unit::Items => format!("item {}", rows.start),
             Unit::Whole => "the only chunk".to_owned(),
         }
     }
