@@ -123,6 +123,11 @@ impl Results {
         Ok(decoded)
     }
 
+    /// Those of some chunks, in their order.
+    pub(super) fn decode_only<R: DeserializeOwned>(&self, chunks: &[usize]) -> Result<Vec<R>> {
+        chunks.iter().map(|&chunk| self.decode_one(chunk)).collect()
+    }
+
     #[inline]
     fn decode_one<R: DeserializeOwned>(&self, chunk: usize) -> Result<R> {
         let Place(at, len) = self.places.get(chunk).copied().unwrap_or_default();

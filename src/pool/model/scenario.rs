@@ -19,6 +19,7 @@ use crate::pool::protocol::Asked;
 use crate::pool::results::Results;
 use crate::pool::running::Limits;
 use crate::pool::schedule::Schedule;
+use crate::pool::scope::Unit;
 use crate::pool::smooth;
 use crate::pool::tally::Settled;
 use crate::pool::task::{Fallible, TaskRef};
@@ -255,7 +256,15 @@ fn parent(machine: &Machine) {
         crew.heed(stop.clone());
         crew.replace_dead().expect("workers start");
         let division = Division { count: returns.len(), rows: 1, len: returns.len() };
-        let asked = Asked { task, division, schedule: scenario.schedule, blocks: &[], leaves: &leaves };
+        let asked = Asked {
+            task,
+            division,
+            unit: Unit::Rows,
+            only: None,
+            schedule: scenario.schedule,
+            blocks: &[],
+            leaves: &leaves,
+        };
         let limits = Limits { retries: scenario.retries, stop: stop.as_ref() };
         let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut |_| ()) } else { None };
         let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
