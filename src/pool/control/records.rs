@@ -263,6 +263,7 @@ mod tests {
     fn a_range_that_was_read_before_the_area_is_told_once() {
         let page: ControlPage = ControlPage::create(1).unwrap();
         let mut writer = Writer::new(&page, 0, 7);
+        assert!(writer.begin(0));
         let mut reader = Reader::default();
         let read = |reader: &mut Reader, noted| -> Vec<(usize, usize)> {
             let mut told = Vec::new();
