@@ -7,6 +7,7 @@ mod reexec;
 mod workers;
 
 use std::fmt;
+use std::fs;
 use std::panic::{self, AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::PathBuf;
 use std::thread;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use ndshm::{Each, ErrorKind, Param, Pool, SharedArray};
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::ByteBuf;
 use workers::{
     Flags, KillAtEnd, PATIENCE, assert_reaped, assert_whole, raise, signal, tell, wait_for, wait_until_gone,
     wait_until_replaced,
@@ -301,6 +303,25 @@ fn a_result_that_panics_when_it_is_read_panics_here_and_the_pool_goes_on() {
         assert!(!array.is_poisoned(), "all tasks have ended well");
         assert_eq!(pool.map(array.chunks_mut().rows(2), |_, _| Odd::Fine).unwrap(), [Odd::Fine]);
     }
+}
+
+/// The memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_worker_keeps_nothing_of_a_large_result() {
+    const LARGE: usize = 32 << 20;
+    // It kept the encoded one for as long as it lived.
+    let pool = one();
+    let before = pool.map((), |(), _| resident()).unwrap()[0];
+    let large = pool.map((), |(), _| ByteBuf::from(vec![7; LARGE])).unwrap();
+    assert!(large[0].len() == LARGE && large[0].iter().all(|&byte| byte == 7));
+    let after = pool.map((), |(), _| resident()).unwrap()[0];
+    assert!(after < before + (LARGE as u64 >> 10) / 4, "{before} KiB before, {after} KiB after");
 }
 
 /// Nested in itself so deeply that no stack holds it.
