@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Desk, Kept, Worker, panics};
+use super::{Desk, Kept, SLEEP, Worker, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::Division;
-use crate::pool::control::{Record, Writer};
+use crate::pool::control::{Record, Room, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
@@ -23,6 +24,7 @@ use crate::sys::file::FileId;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
+use crate::sys::process::is_hung_up;
 
 /// The parent is rung at most so often while chunks go on: it shows progress.
 const LINGER: Duration = Duration::from_millis(5);
@@ -188,6 +190,20 @@ impl<S: System> Work<'_, S> {
         }
     }
 
+    /// Waits until the parent has read what it was not known to have read.
+    #[cold]
+    fn wait_for_room(&self) {
+        let Desk { page, index, socket } = self.desk;
+        page.note_news(*index);
+        while !self.writer.has_more_room() {
+            page.wait_as_worker(*index, Duration::ZERO, SLEEP, || self.writer.has_more_room());
+            if !self.writer.has_more_room() && is_hung_up(socket.as_fd()) {
+                // Nobody is left who would.
+                S::exit(0);
+            }
+        }
+    }
+
     #[cold]
     fn send(&self, chunk: usize, form: Form, record: &Record) {
         self.desk.send(self.writer.call(), chunk, encoded(form, record));
@@ -218,14 +234,18 @@ impl<S: System> Share for Work<'_, S> {
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
         self.check_home();
-        let written = match form {
-            Form::Nothing => self.writer.nothing(chunk),
-            Form::Numbers => self.writer.numbers(chunk, &mut record.numbers),
-            Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
-            Form::Bytes => self.writer.value(chunk, record),
-        };
-        if !written {
-            self.send(chunk, form, record);
+        loop {
+            let room = match form {
+                Form::Nothing => self.writer.nothing(chunk),
+                Form::Numbers => self.writer.numbers(chunk, record),
+                Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
+                Form::Bytes => self.writer.value(chunk, record),
+            };
+            match room {
+                Room::Enough => return,
+                Room::Later => self.wait_for_room(),
+                Room::Never => return self.send(chunk, form, record),
+            }
         }
     }
 
@@ -236,8 +256,15 @@ impl<S: System> Share for Work<'_, S> {
             *place = panics::take_place();
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
-        if encoded.is_err() || !self.writer.failure(chunk, record) {
-            self.desk.send(self.writer.call(), chunk, Err(failure));
+        loop {
+            match encoded.as_ref().map_or(Room::Never, |()| self.writer.failure(chunk, record)) {
+                Room::Enough => break,
+                Room::Later => self.wait_for_room(),
+                Room::Never => {
+                    self.desk.send(self.writer.call(), chunk, Err(failure));
+                    break;
+                }
+            }
         }
         self.desk.page.note_news(self.desk.index);
     }
