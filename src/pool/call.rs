@@ -152,7 +152,8 @@ impl<'p> Call<'p> {
     /// short: their workers, be they stuck, stopped or just slow, are killed, and the arrays that were lent for writing are
     /// poisoned.** So a call whose tasks take longer than 100 ms wants a longer grace. When the killed are reaped and replaced,
     /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the
-    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
+    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is
+    /// looked at between chunks, and where a task [asks](Chunk::is_cancelled).
     ///
     /// # Examples
     ///
@@ -188,7 +189,8 @@ impl<'p> Call<'p> {
     ///
     /// No more chunks begin in that time; tasks that still run after it are killed with their workers, and the arrays that
     /// were lent for writing are poisoned. With [`Duration::MAX`] nobody is killed: the call waits for the tasks that run
-    /// however long they take, for ever where one is stuck or stopped.
+    /// however long they take, for ever where one is stuck or stopped. A task that takes long asks
+    /// [`Chunk::is_cancelled`] whether it is to end.
     ///
     /// # Examples
     ///
@@ -346,9 +348,7 @@ fn run(
             let limits = Limits { retries, stop };
             run_on_workers(shared, plan, division, (task, schedule), limits, progress)
         }
-        Kind::Serial => {
-            serial::run(plan, division, task, stop.map(|stop| &**stop), progress.unwrap_or(&mut ignore)).map(Some)
-        }
+        Kind::Serial => serial::run(plan, division, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
     };
     let error = match settled {
         Ok(None) => return Ok(Returned::Nothing(division.count)),

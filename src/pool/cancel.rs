@@ -131,13 +131,15 @@ impl Default for StopOptions {
 }
 
 /// What may end a call early, while it runs.
-pub(super) struct Stop {
+pub(crate) struct Stop {
     options: StopOptions,
     /// `None` also where the clock cannot count so far.
     deadline: Option<Instant>,
     interrupts: Option<Interrupts>,
     /// Where the call's parent sleeps.
     page: Option<Arc<ControlPage>>,
+    /// A task that runs here was told that the call is to end.
+    told: AtomicBool,
 }
 
 impl Stop {
@@ -151,7 +153,7 @@ impl Stop {
         if let Some(page) = page {
             options.tokens.iter().for_each(|token| token.watch(page));
         }
-        Some(Arc::new(Self { options, deadline, interrupts, page: page.cloned() }))
+        Some(Arc::new(Self { options, deadline, interrupts, page: page.cloned(), told: AtomicBool::new(false) }))
     }
 
     /// Does somebody want the call to end?
@@ -169,6 +171,22 @@ impl Stop {
         } else {
             None
         }
+    }
+
+    /// Tells a task that runs here, if the call is to end.
+    pub(super) fn tell(&self) -> bool {
+        let ends = self.reason().is_some();
+        if ends {
+            // Relaxed: who returns from the task because of it comes after this.
+            self.told.store(true, Ordering::Relaxed);
+        }
+        ends
+    }
+
+    /// Was a task told?
+    pub(super) fn has_told(&self) -> bool {
+        // Relaxed: as above.
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Until when tasks may run where the call ends now. `None` where the clock cannot count so far.

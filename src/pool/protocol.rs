@@ -200,6 +200,10 @@ pub(crate) enum TaskFailure {
     },
     /// The task did not run, or its result could not be encoded.
     Broken(String),
+    /// The task ended when it was told that the call is to end, and left its rows in order or not.
+    Stopped {
+        in_order: bool,
+    },
 }
 
 /// What a task that returns nothing returns, encoded.

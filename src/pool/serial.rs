@@ -1,10 +1,12 @@
 //! A call without worker processes: the same plan, locks, chunks and errors, run here.
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
+use std::sync::{Arc, Weak};
+
 use super::args::{Cursor, MappedBlock};
 use super::call::{Unsettled, lock};
 use super::cancel::Stop;
-use super::chunk::{Division, Progress};
+use super::chunk::{Division, Ending, Progress};
 use super::control::{Entry, Record};
 use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
@@ -17,10 +19,10 @@ pub(super) fn run(
     plan: &mut Plan<'_>,
     division: Division,
     task: TaskRef,
-    stop: Option<&Stop>,
+    stop: Option<&Arc<Stop>>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    lock(plan, division, stop)?;
+    lock(plan, division, stop.map(|stop| &**stop))?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -46,7 +48,7 @@ struct All<'c> {
     next: usize,
     division: Division,
     tally: Tally,
-    stop: Option<&'c Stop>,
+    stop: Option<&'c Arc<Stop>>,
     progress: &'c mut dyn FnMut(Progress),
 }
 
@@ -58,6 +60,17 @@ impl All<'_> {
             self.next = self.division.count;
         }
     }
+
+    /// Ends the call, if it is to end.
+    fn heed_stop(&mut self) -> bool {
+        let Some((stop, reason)) = self.stop.and_then(|stop| Some((stop, stop.reason()?))) else { return false };
+        self.tally.stop(reason, stop.message(reason));
+        true
+    }
+
+    fn was_told(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.has_told())
+    }
 }
 
 impl Share for All<'_> {
@@ -65,12 +78,15 @@ impl Share for All<'_> {
         self.division
     }
 
+    fn ending(&self) -> Ending {
+        Ending::Here(self.stop.map_or_else(Weak::new, Arc::downgrade))
+    }
+
     fn next(&mut self) -> Option<usize> {
         if self.next >= self.division.count {
             return None;
         }
-        if let Some((stop, reason)) = self.stop.and_then(|stop| Some((stop, stop.reason()?))) {
-            self.tally.stop(reason, stop.message(reason));
+        if self.heed_stop() {
             return None;
         }
         self.next += 1;
@@ -78,6 +94,9 @@ impl Share for All<'_> {
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        if self.was_told() {
+            return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
+        }
         let words = self.tally.buffer();
         let start = words.len();
         let entry = match form {
@@ -97,7 +116,13 @@ impl Share for All<'_> {
         self.note(noted);
     }
 
-    fn failed(&mut self, chunk: usize, failure: TaskFailure, _record: &mut Record) {
+    fn failed(&mut self, chunk: usize, mut failure: TaskFailure, _record: &mut Record) {
+        if self.was_told() {
+            self.heed_stop();
+            if matches!(failure, TaskFailure::Failed(_)) {
+                failure = TaskFailure::Stopped { in_order: true };
+            }
+        }
         let noted = self.tally.note_failed(chunk, &failure);
         self.note(noted);
     }

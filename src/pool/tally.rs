@@ -129,6 +129,18 @@ impl Tally {
             return Noted::Unexpected;
         }
         let (kind, what) = match failure {
+            TaskFailure::Stopped { in_order } => {
+                // It is told why the call had to end, and that was noted before.
+                if !in_order {
+                    self.cut_short.insert(chunk);
+                }
+                self.results.set_failed(chunk);
+                if self.failure.is_none() {
+                    // A callback has panicked: then nobody reads it.
+                    self.fail(None, ErrorKind::Cancelled, "a task was told that the call is to end".to_owned());
+                }
+                return Noted::Failed;
+            }
             TaskFailure::Failed(message) => (ErrorKind::TaskFailed, format!("failed: {message}")),
             TaskFailure::Panicked { message, place: Some(place) } => {
                 (ErrorKind::TaskPanicked, format!("panicked at {place}: {message}"))

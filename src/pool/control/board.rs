@@ -239,6 +239,13 @@ impl<W: Words> Board<W> {
         self.of_all(CLOSED).store(call, Relaxed);
     }
 
+    /// Is `call` closed?
+    #[inline]
+    pub(crate) fn is_closed(&self, call: u64) -> bool {
+        // Relaxed: as above.
+        self.of_all(CLOSED).load(Relaxed) == call
+    }
+
     /// Parent: how many tickets of `call` nobody has drawn, or is about to.
     pub(crate) fn left(&self, call: u64, participants: usize) -> usize {
         // Relaxed: exact where the participants are known to have finished, or to be gone, and otherwise no more than a hint.
@@ -269,7 +276,7 @@ impl<W: Words> Board<W> {
     pub(crate) fn draw(&self, worker: usize, call: u64, helped: usize, most: usize) -> Option<Range<usize>> {
         // Relaxed, as all that is done with ranges: what a ticket needs was acquired with the announcement, and that it
         // is drawn once follows from the order of changes of the one word that it stands in.
-        if self.of_all(CLOSED).load(Relaxed) == call {
+        if self.is_closed(call) {
             return None;
         }
         let has_others = helped > usize::from(worker < helped);

@@ -307,10 +307,11 @@ impl System for Model {
         Ok(ControlPage::over(Seen::new(machine.page(workers), &machine.life), machine.null(), workers))
     }
 
-    fn map_page(fd: OwnedFd, workers: usize) -> Result<ControlPage<Seen>> {
+    #[expect(clippy::arc_with_non_send_sync, reason = "all of a checker's threads are coroutines of one thread")]
+    fn map_page(fd: OwnedFd, workers: usize) -> Result<Arc<ControlPage<Seen>>> {
         let machine = Machine::current();
         let life = machine.newborn.take().expect("somebody was born");
-        Ok(ControlPage::over(Seen::new(machine.page(workers), &life), fd, workers))
+        Ok(Arc::new(ControlPage::over(Seen::new(machine.page(workers), &life), fd, workers)))
     }
 
     fn begin(options: &SpawnOptions) -> Result<WorkerProcess<Handle>> {

@@ -4,10 +4,14 @@
 //! Processes are coroutines, and a step is one use of shared memory. Before each, one move is chosen: who takes a step, or
 //! dies. An execution is a sequence of moves; the next one differs from it in the last move that has another choice left.
 //!
-//! A state in which all choices were looked at before is not looked at again. Code is deterministic, so what a process is up
+//! A state in which all choices were looked at before is not looked at again: the execution is given up there. Code is deterministic, so what a process is up
 //! to follows from what it has seen: the state is what memory holds, and for each process a hash of all that it has seen
 //! there, with the step that it is about to take. What a dead process had seen is forgotten, and so is what a process has
 //! seen that says itself what is left of that ([`System::at_rest`](super::super::system::System::at_rest)).
+//!
+//! A process dies right after a step of its own, or before its first one: by the steps of others nothing changes about what it
+//! leaves behind, and when that is seen is a matter of when the kernel's steps come, which follow its death. Only who was
+//! killed may die later.
 //!
 //! Of two steps that do not depend on each other one order is enough: a move that was looked at sleeps in all that follows
 //! from the others, until one of them touches the same word. (*Sleep sets*, see Godefroid, *Partial-Order Methods for the
@@ -16,11 +20,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use generator::{Generator, Gn};
 
-use super::life::die;
+use super::life::{Death, die};
 
 /// Words of a coroutine's stack.
 const STACK: usize = 32 * 1024;
@@ -110,6 +115,8 @@ struct Process {
     /// A hash of what it has seen.
     seen: u64,
     fate: Fate,
+    /// Nobody else has taken a step since it did.
+    fresh: bool,
     /// Something that has not happened yet: nobody waits for its end.
     event: bool,
     /// An event that may never happen: nobody can rely on it.
@@ -126,6 +133,8 @@ struct Explorer {
     depth: usize,
     /// Whether choices are still tried in this execution.
     exploring: bool,
+    /// All that comes of this execution is known: whoever is at work in it goes no further.
+    given_up: bool,
     asleep: Moves,
     processes: Vec<Process>,
     memory: u64,
@@ -166,8 +175,10 @@ pub(super) fn explore(bounds: Bounds, around: fn() -> Around, first: impl Fn() +
                 coroutines.push(coroutine(coroutines.len()));
             }
             coroutines[process].resume();
-            next =
-                with(|explorer| if explorer.has_ended(process) { explorer.choose() } else { Some(explorer.running) });
+            next = with(|explorer| explorer.goes_on_with(process));
+        }
+        while let Some(process) = with(Explorer::who_is_left) {
+            coroutines[process].resume();
         }
         if !with(Explorer::turn_back) {
             let explorer = EXPLORER.take().expect("an exploration runs");
@@ -180,8 +191,12 @@ pub(super) fn explore(bounds: Bounds, around: fn() -> Around, first: impl Fn() +
 fn coroutine(process: usize) -> Generator<'static, (), ()> {
     Gn::new_opt(STACK, move || {
         loop {
-            let body = with(|explorer| explorer.processes[process].body.take());
-            body.expect("the process was spawned")();
+            let body = with(|explorer| explorer.processes[process].body.take()).expect("the process was spawned");
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(body))
+                && !(payload.is::<Death>() && with(|explorer| explorer.given_up))
+            {
+                resume_unwind(payload);
+            }
             with(|explorer| explorer.processes[process].status = Status::Done);
             stop_here();
         }
@@ -268,6 +283,9 @@ pub(super) fn wait_until(condition: impl Fn() -> bool + 'static) -> bool {
 fn pause(step: u64, touches: Touches, status: Option<Status>) -> bool {
     let (me, chosen) = with(|explorer| {
         let me = explorer.running;
+        if explorer.given_up {
+            return (me, me);
+        }
         let process = &mut explorer.processes[me];
         (process.next, process.touches) = (step, touches);
         process.status = status.unwrap_or(Status::Ready);
@@ -279,7 +297,7 @@ fn pause(step: u64, touches: Touches, status: Option<Status>) -> bool {
     with(|explorer| {
         let process = &mut explorer.processes[me];
         process.status = Status::Ready;
-        process.fate != Fate::Dying
+        process.fate != Fate::Dying && !explorer.given_up
     })
 }
 
@@ -397,6 +415,7 @@ impl Explorer {
             known: HashMap::new(),
             depth: 0,
             exploring: true,
+            given_up: false,
             asleep: 0,
             processes: Vec::new(),
             memory: 0,
@@ -411,7 +430,7 @@ impl Explorer {
     /// The next execution begins.
     fn begin(&mut self) {
         self.processes.clear();
-        (self.depth, self.exploring, self.asleep) = (0, true, 0);
+        (self.depth, self.exploring, self.given_up, self.asleep) = (0, true, false, 0);
         (self.memory, self.words) = (0, 0);
         (self.running, self.favourite) = (0, None);
         self.preemptions = self.bounds.preemptions.unwrap_or(usize::MAX);
@@ -439,14 +458,26 @@ impl Explorer {
             touches: Touches::Nothing,
             seen: 0,
             fate: Fate::Spared,
+            fresh: true,
             event: false,
             optional: false,
         });
         &mut self.processes[at]
     }
 
-    fn has_ended(&self, process: usize) -> bool {
-        matches!(self.processes[process].status, Status::Done)
+    /// Who runs after `process`, which has stopped or ended.
+    fn goes_on_with(&mut self, process: usize) -> Option<usize> {
+        let has_ended = matches!(self.processes[process].status, Status::Done);
+        let next = if self.given_up || !has_ended { Some(self.running) } else { self.choose() };
+        next.filter(|_| !self.given_up)
+    }
+
+    /// Somebody who was at work when the execution was given up.
+    fn who_is_left(&mut self) -> Option<usize> {
+        let at_work = |process: &Process| process.body.is_none() && !matches!(process.status, Status::Done);
+        let left = self.processes.iter().position(at_work).filter(|_| self.given_up)?;
+        self.running = left;
+        Some(left)
     }
 
     fn is_ready(&self, process: usize) -> bool {
@@ -462,7 +493,10 @@ impl Explorer {
         assert!(self.depth < FOR_EVER, "deadlock: this never ends");
         if self.exploring && self.depth == self.path.len() {
             let moves = self.moves()?;
-            self.exploring = self.look_at(moves);
+            if !self.look_at(moves) {
+                self.given_up = true;
+                return Some(self.running);
+            }
         }
         let chosen = if self.exploring {
             let Choice { moves, taken, asleep } = &self.path[self.depth];
@@ -479,8 +513,11 @@ impl Explorer {
                 let stops_one =
                     self.favourite.is_some_and(|favourite| favourite != process && self.is_ready(favourite));
                 self.preemptions = self.preemptions.saturating_sub(usize::from(stops_one));
+                // Where sleep sets see to deaths that come later, they are all of them choices.
+                let bounded = self.bounds.preemptions.is_some();
+                self.processes.iter_mut().for_each(|other| other.fresh = !bounded);
                 let next = &mut self.processes[process];
-                (next.event, next.optional) = (false, false);
+                (next.event, next.optional, next.fresh) = (false, false, true);
                 self.favourite = Some(process);
             }
             Move::Die(process) => {
@@ -512,8 +549,9 @@ impl Explorer {
         }
         let dead = |like: Fate| {
             move |process: &usize| {
-                let Process { fate, touches, ref status, .. } = self.processes[*process];
-                let may_die = fate == like && (fate == Fate::Doomed || self.deaths > 0);
+                let Process { fate, touches, ref status, fresh, .. } = self.processes[*process];
+                let may_die =
+                    fate == like && (fresh || fate == Fate::Doomed) && (fate == Fate::Doomed || self.deaths > 0);
                 // Nobody can tell whether it has taken a step before it dies by which it changes nothing.
                 let as_well_later = matches!((touches, status), (Touches::Reads(_), Status::Ready));
                 may_die && !as_well_later
@@ -588,7 +626,8 @@ impl Explorer {
                 Status::Until(_) => 2,
                 Status::Done => 3,
             };
-            let bits = (status << 2 | process.fate as u64) << 1 | u64::from(process.event);
+            let bits =
+                (status << 2 | process.fate as u64) << 2 | u64::from(process.event) << 1 | u64::from(process.fresh);
             state = mix(mix(mix(state, process.next), process.seen), bits);
         }
         state

@@ -89,6 +89,24 @@ fn numbers_and_few_of_them_come_back_as_words() {
 }
 
 #[test]
+fn structs_of_numbers_come_back_as_words() {
+    #[derive(Debug, PartialEq, Clone, Copy, Serialize, Deserialize)]
+    struct Extent {
+        from: f64,
+        to: f64,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        more: Option<u8>,
+    }
+    let extent = Extent { from: -1.0, to: 0.5, more: None };
+    comes_back(extent, Form::Numbers);
+    comes_back(Extent { more: Some(3), ..extent }, Form::Numbers);
+    comes_back(Some(extent), Form::Numbers);
+    comes_back(std::time::Duration::from_millis(1500), Form::Numbers);
+    comes_back((extent, 1), Form::Bytes);
+    comes_back([extent, extent], Form::Bytes);
+}
+
+#[test]
 fn nothing_takes_no_words() {
     comes_back((), Form::Nothing);
     comes_back(None::<f64>, Form::Nothing);
@@ -165,6 +183,16 @@ fn another_type_is_read_as_from_the_encoding() {
     same::<bool>(&1_u8);
     same::<Option<Option<u8>>>(&1_u8);
     same::<char>(&65_u32);
+    let second = std::time::Duration::from_secs(1);
+    same::<BTreeMap<String, u64>>(&second);
+    same::<BTreeMap<Option<String>, u64>>(&second);
+    same::<BTreeMap<char, u64>>(&second);
+    same::<Vec<u64>>(&second);
+    same::<(u64, u64)>(&second);
+    same::<u64>(&second);
+    same::<Either>(&second);
+    same::<Meters>(&second);
+    same::<std::ops::Range<u64>>(&second);
 }
 
 #[test]

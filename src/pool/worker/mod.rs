@@ -1,11 +1,13 @@
 //! The worker's side: messages come in, chunks are run, outcomes go out.
 
+pub(super) mod ending;
 mod panics;
 mod run;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::{ControlPage, Record, Writer};
@@ -33,7 +35,7 @@ const SLEEP: Duration = Duration::from_secs(1);
 struct Desk<S: System> {
     socket: Socket,
     index: usize,
-    page: ControlPage<S::Memory>,
+    page: Arc<ControlPage<S::Memory>>,
 }
 
 /// One worker process.

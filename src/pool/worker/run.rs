@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Desk, Kept, SLEEP, Worker, panics};
+use super::{Desk, Kept, SLEEP, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::Division;
+use crate::pool::chunk::{Division, Ending};
 use crate::pool::control::{Record, Room, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
@@ -190,6 +190,18 @@ impl<S: System> Work<'_, S> {
         }
     }
 
+    /// Writes an outcome as soon as there is room for it; `false` where there will never be.
+    #[inline]
+    fn write(&mut self, mut outcome: impl FnMut(&mut Writer<'_, S::Memory>) -> Room) -> bool {
+        loop {
+            match outcome(&mut self.writer) {
+                Room::Enough => return true,
+                Room::Later => self.wait_for_room(),
+                Room::Never => return false,
+            }
+        }
+    }
+
     /// Waits until the parent has read what it was not known to have read.
     #[cold]
     fn wait_for_room(&self) {
@@ -215,6 +227,10 @@ impl<S: System> Share for Work<'_, S> {
         self.message.division()
     }
 
+    fn ending(&self) -> Ending {
+        Ending::OnPage(self.writer.call())
+    }
+
     fn next(&mut self) -> Option<usize> {
         if self.tickets.is_empty() {
             self.draw();
@@ -234,18 +250,17 @@ impl<S: System> Share for Work<'_, S> {
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
         self.check_home();
-        loop {
-            let room = match form {
-                Form::Nothing => self.writer.nothing(chunk),
-                Form::Numbers => self.writer.numbers(chunk, record),
-                Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
-                Form::Bytes => self.writer.value(chunk, record),
-            };
-            match room {
-                Room::Enough => return,
-                Room::Later => self.wait_for_room(),
-                Room::Never => return self.send(chunk, form, record),
-            }
+        if ending::was_told(self.writer.call()) {
+            return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
+        }
+        let is_written = self.write(|writer| match form {
+            Form::Nothing => writer.nothing(chunk),
+            Form::Numbers => writer.numbers(chunk, record),
+            Form::Bytes if record.body() == NOTHING => writer.nothing(chunk),
+            Form::Bytes => writer.value(chunk, record),
+        });
+        if !is_written {
+            self.send(chunk, form, record);
         }
     }
 
@@ -255,16 +270,12 @@ impl<S: System> Share for Work<'_, S> {
         if let TaskFailure::Panicked { place, .. } = &mut failure {
             *place = panics::take_place();
         }
+        if matches!(failure, TaskFailure::Failed(_)) && ending::was_told(self.writer.call()) {
+            failure = TaskFailure::Stopped { in_order: true };
+        }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
-        loop {
-            match encoded.as_ref().map_or(Room::Never, |()| self.writer.failure(chunk, record)) {
-                Room::Enough => break,
-                Room::Later => self.wait_for_room(),
-                Room::Never => {
-                    self.desk.send(self.writer.call(), chunk, Err(failure));
-                    break;
-                }
-            }
+        if encoded.is_err() || !self.write(|writer| writer.failure(chunk, record)) {
+            self.desk.send(self.writer.call(), chunk, Err(failure));
         }
         self.desk.page.note_news(self.desk.index);
     }
