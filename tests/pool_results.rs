@@ -88,9 +88,9 @@ fn statistics(i: usize) -> Statistics {
     Statistics {
         mean_of_all: i as f64 / 3.0,
         count: i,
-        first_bad: (i % 3 == 0).then_some(-1),
+        first_bad: i.is_multiple_of(3).then_some(-1),
         skipped: 0,
-        is_whole: i % 2 > 0,
+        is_whole: !i.is_multiple_of(2),
     }
 }
 

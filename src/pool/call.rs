@@ -1,6 +1,7 @@
 //! One call of a pool, with its settings.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use serde::de::DeserializeOwned;
 
 use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
-use super::chunk::{Chunk, Division, Progress};
+use super::chunk::{Chunk, Progress};
 use super::plan::{BlockUse, Plan};
 use super::protocol::Asked;
 use super::results::Results;
 use super::running::Limits;
 use super::schedule::Schedule;
+use super::scope::Scope;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, Pool, Shared, serial, smooth};
@@ -51,6 +53,7 @@ pub struct Call<'p> {
 struct Settings<'p> {
     schedule: Schedule,
     retries: u32,
+    only: Option<Vec<Range<usize>>>,
     stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     #[cfg(feature = "progress")]
@@ -141,6 +144,59 @@ impl<'p> Call<'p> {
     /// ```
     pub fn retries(mut self, retries: u32) -> Self {
         self.settings().retries = retries;
+        self
+    }
+
+    /// Runs the chunks of those rows alone: such as those that a failed call did not finish.
+    ///
+    /// The call is cut into chunks as without this, and [`Chunk::index`], [`Chunk::count`] and [`Chunk::rows`] are the same.
+    /// `map` returns the results of the chunks that ran, in their order; [`Progress`] counts them alone. Chunks run whole,
+    /// so the rows have to be those of chunks, as [`Error::rows`](crate::Error::rows) are for a call with the same arguments.
+    /// Since by default their size depends on the number of workers, a pool of another size, or another program that goes on
+    /// later, wants `.rows(n)`. For [`Each`](super::Each) rows are the numbers of its items.
+    ///
+    /// What was lent to the failed call for writing is [poisoned](crate::SharedArray::clear_poison) where rows may be half
+    /// written; as for [`retries`](Self::retries), the tasks have to come out right all the same.
+    ///
+    /// # Errors
+    ///
+    /// The call is [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where rows are not those of whole chunks, do not
+    /// exist, or there are none: an error that names no rows is not about what tasks did.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use ndshm::{ErrorKind, Param, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let mut squares = SharedArray::<usize, _>::zeros(100)?;
+    ///     let unlucky = pool.worker_pids()[0];
+    ///     let mut call = pool.call();
+    ///     loop {
+    ///         let done = call.for_each((squares.chunks_mut(), Param(&unlucky)), |(mut part, unlucky), chunk| {
+    ///             if std::process::id() == unlucky {
+    ///                 std::process::abort();
+    ///             }
+    ///             part.iter_mut().zip(chunk.rows()).for_each(|(square, i)| *square = i * i);
+    ///         });
+    ///         match done {
+    ///             Ok(()) => break,
+    ///             Err(error) if error.kind() == ErrorKind::WorkerDied => {
+    ///                 eprintln!("{error}; once more");
+    ///                 squares.clear_poison()?;
+    ///                 call = pool.call().only_rows(error.rows());
+    ///             }
+    ///             Err(error) => return Err(error),
+    ///         }
+    ///     }
+    ///     assert_eq!(squares.read()?.iter().sum::<usize>(), 328_350);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn only_rows(mut self, rows: &[Range<usize>]) -> Self {
+        self.settings().only = Some(rows.to_vec());
         self
     }
 
@@ -322,9 +378,14 @@ fn run(
     if division.count == 0 {
         return Ok(Returned::Nothing(0));
     }
+    let only = match settings.as_mut().and_then(|settings| settings.only.take()) {
+        Some(rows) => Some(division.chunks_of(&rows, plan.unit())?),
+        None => None,
+    };
+    let scope = Scope { division, unit: plan.unit(), only: only.as_deref() };
     let (schedule, retries) = settings.as_ref().map_or_else(Default::default, |set| (set.schedule, set.retries));
     #[cfg(feature = "progress")]
-    let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, division));
+    let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, scope));
     let progress = settings.as_mut().and_then(|set| set.progress.as_deref_mut());
     let progress = progress.map(|progress| progress as &mut dyn FnMut(Progress));
     #[cfg(feature = "progress")]
@@ -346,16 +407,18 @@ fn run(
     let settled = match &pool.kind {
         Kind::Workers(shared) => {
             let limits = Limits { retries, stop };
-            run_on_workers(shared, plan, division, (task, schedule), limits, progress)
+            run_on_workers(shared, plan, scope, (task, schedule), limits, progress)
         }
-        Kind::Serial => serial::run(plan, division, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
+        Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
     };
     let error = match settled {
         Ok(None) => return Ok(Returned::Nothing(division.count)),
-        Ok(Some(Settled { results, failure: None, .. })) => return Ok(Returned::Results(Box::new(results))),
+        Ok(Some(Settled { results, failure: None, .. })) => {
+            return Ok(Returned::Results(Box::new(results)));
+        }
         Ok(Some(Settled { failure: Some(failure), .. })) => failure,
         // Where it failed before it was begun, all rows are missing.
-        Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
+        Err(error) if error.rows().is_empty() => error.with_rows(scope.rows()),
         Err(error) => error,
     };
     if let Some(stop) = stop
@@ -368,12 +431,12 @@ fn run(
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
 #[inline]
-pub(super) fn lock(plan: &mut Plan<'_>, division: Division, stop: Option<&Stop>) -> Result<()> {
+pub(super) fn lock(plan: &mut Plan<'_>, stop: Option<&Stop>) -> Result<()> {
     let Some(stop) = stop else { return plan.lock(Wait::Forever) };
-    stop.check(division, "had not begun")?;
+    stop.check("had not begun")?;
     plan.lock(Wait::With(stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
-            stop.check(division, "was still waiting for its arrays")?;
+            stop.check("was still waiting for its arrays")?;
         }
         Err(error)
     })
@@ -383,7 +446,7 @@ pub(super) fn lock(plan: &mut Plan<'_>, division: Division, stop: Option<&Stop>)
 fn run_on_workers(
     shared: &Arc<Shared>,
     plan: &mut Plan<'_>,
-    division: Division,
+    Scope { division, unit, only }: Scope<'_>,
     (task, schedule): (TaskRef, Schedule),
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
@@ -391,8 +454,8 @@ fn run_on_workers(
     // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
     // that wait for the crew.
     let stop = limits.stop;
-    let check = |was| stop.map_or(Ok(()), |stop| stop.check(division, was));
-    lock(plan, division, stop.map(|stop| &**stop))?;
+    let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
+    lock(plan, stop.map(|stop| &**stop))?;
     let mut duty = shared.enter(stop.map(|stop| &**stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
             check("was still waiting for the pool's workers")?;
@@ -406,10 +469,10 @@ fn run_on_workers(
         && duty.crew.is_empty()
     {
         check("had not begun")?;
-        return Err(error.with_rows(division.rows_where(|_| true)));
+        return Err(error);
     }
     check("had not begun")?;
-    let asked = Asked { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
+    let asked = Asked { task, division, unit, only, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
     // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&plan.blocks);
     let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
@@ -458,6 +521,7 @@ impl fmt::Debug for Call<'_> {
             .field("pool", self.pool)
             .field("schedule", &settings.schedule)
             .field("retries", &settings.retries)
+            .field("only_rows", &settings.only)
             .field("stop", &settings.stop)
             .field("progress", &settings.progress.is_some())
             .finish()

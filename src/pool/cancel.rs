@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::chunk::Division;
 use super::control::ControlPage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fork::{Epoch, epoch};
@@ -218,12 +217,9 @@ impl Stop {
     }
 
     /// Fails where the call is to end before anything of it began; `was` says how far it was.
-    pub(super) fn check(&self, division: Division, was: &str) -> Result<()> {
+    pub(super) fn check(&self, was: &str) -> Result<()> {
         match self.reason() {
-            Some(reason) => {
-                let message = format!("{}: it {was}", self.message(reason));
-                Err(Error::new(reason, message).with_rows(division.rows_where(|_| true)))
-            }
+            Some(reason) => Err(Error::new(reason, format!("{}: it {was}", self.message(reason)))),
             None => Ok(()),
         }
     }

@@ -47,8 +47,8 @@ impl Chunk {
         self.count
     }
 
-    /// The rows of this chunk: indices along the axis that the call's first splitting argument is split on. `0..1` where
-    /// no argument splits.
+    /// The rows of this chunk: indices along the axis that the call's first splitting argument is split on, or the number of
+    /// its item where that is [`Each`](super::Each). `0..1` where no argument splits.
     pub fn rows(&self) -> Range<usize> {
         self.rows.clone()
     }

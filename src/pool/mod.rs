@@ -3,7 +3,7 @@
 //! | file or folder | idea |
 //! |---|---|
 //! | `args` | what a task can be given, and how it gets it |
-//! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
+//! | `chunk`, `scope`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
 //! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
@@ -35,6 +35,7 @@ mod protocol;
 mod results;
 mod running;
 mod schedule;
+mod scope;
 mod serial;
 mod smooth;
 mod system;
@@ -86,7 +87,8 @@ use crew::Crew;
 /// No further chunks are begun, those that run are finished, and [`Error::rows`] gives all rows that are not. Arrays that
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
 /// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
-/// run again, and the call goes on too.
+/// run again, and the call goes on too; [`pool.call().only_rows(error.rows())`](Call::only_rows) runs what a failed call has
+/// left.
 ///
 /// Where a worker died of `SIGKILL` and the kernel has killed somebody in this control group for lack of memory, or of
 /// `SIGABRT` under a limit of memory, the error says so.

@@ -7,6 +7,7 @@ use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
 use super::chunk::Division;
+use super::scope::Unit;
 use crate::array::{Core, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Via;
@@ -181,6 +182,15 @@ impl<'p> Plan<'p> {
     #[inline]
     pub(crate) fn divide(&mut self, workers: usize) -> Result<Division> {
         if self.splits.is_empty() { Ok(Division { count: 1, rows: 1, len: 1 }) } else { self.divide_splits(workers) }
+    }
+
+    /// What chunks consist of.
+    pub(super) fn unit(&self) -> Unit {
+        match self.splits.first() {
+            None => Unit::Whole,
+            Some(lead) if lead.items => Unit::Items,
+            Some(_) => Unit::Rows,
+        }
     }
 
     fn divide_splits(&mut self, workers: usize) -> Result<Division> {

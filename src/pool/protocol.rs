@@ -29,6 +29,7 @@ use serde_bytes::ByteBuf;
 use super::chunk::Division;
 use super::plan::{BlockUse, Leaf};
 use super::schedule::Schedule;
+use super::scope::{Scope, Unit};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use crate::wire::{Packet, open};
@@ -72,8 +73,8 @@ pub(crate) struct CallMessage {
     /// Serial and whether it is written, by slot.
     pub(crate) blocks: Vec<(u64, bool)>,
     pub(crate) leaves: Vec<Leaf>,
-    /// The chunks that are handed out, by ticket, where that is not each of them: those that are left after a round in
-    /// which workers died.
+    /// The chunks that are handed out, by ticket, where that is not each of them: those that were asked for, or are left
+    /// after a round in which workers died.
     pub(crate) left: Option<Vec<usize>>,
     pub(crate) schedule: Schedule,
 }
@@ -123,7 +124,7 @@ impl CallMessage {
             && self.blocks.iter().zip(asked.blocks).all(same_block)
             && self.leaves.len() == asked.leaves.len()
             && self.leaves.iter().zip(asked.leaves).all(|(of, asked)| of == asked)
-            && self.left.is_none()
+            && self.left.as_deref() == asked.only
     }
 
     /// From how many of so many workers' shares one takes tickets that has none of its own any more. What is left after a
@@ -145,12 +146,19 @@ impl CallMessage {
 pub(crate) struct Asked<'a> {
     pub(crate) task: TaskRef,
     pub(crate) division: Division,
+    pub(crate) unit: Unit,
+    /// The chunks that are to run, where that is not each of them.
+    pub(crate) only: Option<&'a [usize]>,
     pub(crate) schedule: Schedule,
     pub(crate) blocks: &'a [BlockUse<'a>],
     pub(crate) leaves: &'a [Leaf],
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    pub(crate) fn scope(&self) -> Scope<'a> {
+        Scope { division: self.division, unit: self.unit, only: self.only }
+    }
+
     /// Written down, for the call of that number.
     pub(crate) fn message(&self, call: u64) -> Result<CallMessage> {
         let Division { count, rows, len } = self.division;
@@ -164,7 +172,7 @@ impl Asked<'_> {
             len,
             blocks,
             leaves: self.leaves.to_vec(),
-            left: None,
+            left: self.only.map(<[usize]>::to_vec),
             schedule: self.schedule,
         })
     }

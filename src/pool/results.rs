@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Results {
     states: Vec<State>,
+    /// How many of them are not run.
+    skipped: usize,
     /// What chunks have returned, each of them once, in the order in which it became known.
     parts: Vec<Part>,
     /// Where most of that lies, one behind the other.
@@ -54,7 +56,7 @@ enum Form {
 
 impl Results {
     pub(super) fn new(count: usize) -> Self {
-        Self { states: vec![State::Open; count], parts: Vec::new(), words: Vec::new(), apart: Vec::new() }
+        Self { states: vec![State::Open; count], skipped: 0, parts: Vec::new(), words: Vec::new(), apart: Vec::new() }
     }
 
     /// Of tasks that have returned nothing.
@@ -102,7 +104,13 @@ impl Results {
         })
     }
 
-    /// The same for an open chunk whose result did not fit elsewhere.
+    /// These chunks are not run, and there is nothing of them among the results.
+    pub(super) fn skip(&mut self, chunks: Range<usize>) {
+        self.skipped += chunks.len();
+        self.states[chunks].fill(State::Done);
+    }
+
+    /// The same as [`set`](Self::set) for an open chunk whose result did not fit elsewhere.
     pub(super) fn set_apart(&mut self, chunk: usize, bytes: ByteBuf) {
         self.apart.push(bytes);
         self.add(chunk..chunk + 1, Form::Apart, self.apart.len() - 1..self.apart.len());
@@ -123,15 +131,16 @@ impl Results {
         }
     }
 
-    /// The results of a call in which no chunk has failed.
+    /// The results of a call in which no chunk has failed, in the order of the chunks.
     pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<Vec<R>> {
         let mut parts: Vec<_> = self.parts.iter().collect();
         parts.sort_unstable_by_key(|part| part.chunks.start);
-        let mut values = Vec::with_capacity(self.len());
+        let count = self.len() - self.skipped;
+        let mut values = Vec::with_capacity(count);
         for part in parts {
             self.decode_part(part, &mut values)?;
         }
-        if values.len() != self.len() {
+        if values.len() != count {
             return Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result"));
         }
         Ok(values)

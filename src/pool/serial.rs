@@ -11,18 +11,19 @@ use super::control::{Entry, Record};
 use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
 use super::protocol::TaskFailure;
+use super::scope::Scope;
 use super::tally::{Noted, Settled, Tally};
 use super::task::{Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
     plan: &mut Plan<'_>,
-    division: Division,
+    scope: Scope<'_>,
     task: TaskRef,
     stop: Option<&Arc<Stop>>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    lock(plan, division, stop.map(|stop| &**stop))?;
+    lock(plan, stop.map(|stop| &**stop))?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -33,7 +34,7 @@ pub(super) fn run(
         })
         .collect();
     let unsettled = Unsettled(&plan.blocks);
-    let mut share = All { next: 0, division, tally: Tally::new(division), stop, progress };
+    let mut share = All { begun: 0, scope, tally: Tally::new(scope), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
     // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped,
     // and chunks run one after another.
@@ -43,10 +44,10 @@ pub(super) fn run(
     Ok(settled)
 }
 
-/// All chunks in their order, until one fails or the call has to stop.
+/// The call's chunks in their order, until one fails or the call has to stop.
 struct All<'c> {
-    next: usize,
-    division: Division,
+    begun: usize,
+    scope: Scope<'c>,
     tally: Tally,
     stop: Option<&'c Arc<Stop>>,
     progress: &'c mut dyn FnMut(Progress),
@@ -57,7 +58,7 @@ impl All<'_> {
         if noted == Noted::Done {
             (self.progress)(self.tally.progress());
         } else {
-            self.next = self.division.count;
+            self.begun = self.scope.chunks();
         }
     }
 
@@ -75,7 +76,7 @@ impl All<'_> {
 
 impl Share for All<'_> {
     fn division(&self) -> Division {
-        self.division
+        self.scope.division
     }
 
     fn ending(&self) -> Ending {
@@ -83,14 +84,11 @@ impl Share for All<'_> {
     }
 
     fn next(&mut self) -> Option<usize> {
-        if self.next >= self.division.count {
+        if self.begun >= self.scope.chunks() || self.heed_stop() {
             return None;
         }
-        if self.heed_stop() {
-            return None;
-        }
-        self.next += 1;
-        Some(self.next - 1)
+        self.begun += 1;
+        Some(self.scope.only.map_or(self.begun - 1, |only| only[self.begun - 1]))
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {

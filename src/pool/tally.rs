@@ -7,12 +7,16 @@ use super::chunk::{Division, Progress};
 use super::control::Entry;
 use super::protocol::{NOTHING, Outcome, TaskFailure};
 use super::results::Results;
+use super::scope::{Scope, Unit};
 use crate::error::{Error, ErrorKind};
 
 /// The outcomes of a call as they come in.
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Tally {
     division: Division,
+    unit: Unit,
+    /// Chunks and rows that this call does not run; they have the results of an earlier one.
+    skipped: (usize, usize),
     results: Results,
     chunks_done: usize,
     rows_done: usize,
@@ -49,25 +53,44 @@ pub(super) enum Noted {
     Unexpected,
 }
 
+/// Of no chunk.
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new(Scope { division: Division { count: 0, rows: 1, len: 0 }, unit: Unit::Rows, only: None })
+    }
+}
+
 impl Tally {
-    pub(super) fn new(division: Division) -> Self {
-        Self {
+    pub(super) fn new(scope: Scope<'_>) -> Self {
+        let Scope { division, unit, only } = scope;
+        let mut tally = Self {
             division,
+            unit,
+            skipped: (0, 0),
             results: Results::new(division.count),
             chunks_done: 0,
             rows_done: 0,
             workers_lost: 0,
             failure: None,
             cut_short: BTreeSet::new(),
+        };
+        if only.is_some() {
+            for chunks in scope.gaps() {
+                tally.results.skip(chunks.clone());
+                tally.note_done(chunks);
+            }
+            tally.skipped = (tally.chunks_done, tally.rows_done);
         }
+        tally
     }
 
     pub(super) fn progress(&self) -> Progress {
+        let (chunks, rows) = self.skipped;
         Progress {
-            chunks_done: self.chunks_done,
-            chunks: self.division.count,
-            rows_done: self.rows_done,
-            rows: self.division.len,
+            chunks_done: self.chunks_done - chunks,
+            chunks: self.division.count - chunks,
+            rows_done: self.rows_done - rows,
+            rows: self.division.len - rows,
             workers_lost: self.workers_lost,
         }
     }
@@ -187,8 +210,12 @@ impl Tally {
 
     /// A chunk, for a message.
     pub(super) fn describe(&self, chunk: usize) -> String {
-        let rows = self.division.rows_of(chunk);
-        format!("rows {}..{} (chunk {chunk} of {})", rows.start, rows.end, self.division.count)
+        let (rows, count) = (self.division.rows_of(chunk), self.division.count);
+        match self.unit {
+            Unit::Rows => format!("rows {}..{} (chunk {chunk} of {count})", rows.start, rows.end),
+            Unit::Items => format!("item {}", rows.start),
+            Unit::Whole => "the only chunk".to_owned(),
+        }
     }
 
     /// To be called when nobody works on the call any more.
@@ -204,7 +231,13 @@ impl Tally {
             stays: false,
         });
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
-        let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);
+        let message = match self.unit {
+            Unit::Whole => failure.message,
+            unit => {
+                let (all, unit) = (self.division.len - self.skipped.1, unit.plural());
+                format!("{} ({rows} of {all} {unit} are not finished)", failure.message)
+            }
+        };
         let failure = Error::new(failure.kind, message).with_rows(unfinished);
         let cut_short =
             failure.kind() == ErrorKind::WorkerDied || !self.cut_short.iter().all(|&chunk| self.results.is_done(chunk));

@@ -131,6 +131,13 @@ impl<W: Words> Board<W> {
         Self { words, workers }
     }
 
+    /// Does this word count messages, each of which is in a socket before it is counted?
+    #[cfg(test)]
+    pub(super) fn counts_messages(line: usize, place: usize) -> bool {
+        let of_worker = line.checked_sub(WORKERS).map(|line| line % LINES_A_WORKER);
+        matches!((of_worker, place), (Some(DOWN), DOWN_MAIL) | (Some(UP), UP_SAID))
+    }
+
     pub(super) fn words(&self) -> &W {
         &self.words
     }
@@ -332,7 +339,8 @@ impl<W: Words> Board<W> {
         })
     }
 
-    /// Parent, after the worker was reaped: the ticket of `call` that it began last.
+    /// Parent: the ticket of `call` that the worker began last. After it was reaped, or what it has done with that ticket was
+    /// seen.
     pub(crate) fn last_begun(&self, worker: usize, call: u64) -> Option<usize> {
         let (drawn_in, ticket) = unpack(self.of(worker, WORK, WORK_CURRENT).load(Relaxed));
         if drawn_in == call { ticket.checked_sub(1) } else { None }
@@ -345,7 +353,9 @@ impl<W: Words> Board<W> {
         // Acquire: pairs with the releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
         let range = |place| unpack_range(self.of(worker, WORK, place).load(Acquire), call);
-        let (done, numbers) = (range(WORK_DONE), range(WORK_NUMBERS));
+        // Who was killed before it took its ranges back has begun nothing of a later call that is like this in a few bits.
+        let has_begun = |_: &Range<usize>| self.last_begun(worker, call).is_some();
+        let (done, numbers) = (range(WORK_DONE).filter(has_begun), range(WORK_NUMBERS).filter(has_begun));
         let (of, written) = unpack(self.of(worker, WORK, WORK_WRITTEN).load(Acquire));
         Noted { done, numbers, written: if of == call { written } else { 0 } }
     }

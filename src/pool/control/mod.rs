@@ -13,7 +13,8 @@
 //! `call:n` stands for a call number and a smaller number in one word, `call:a..b` for a range and the last 16 bits of
 //! the call number. Call numbers are never used twice, but for those of a crew that has come to the last of them and starts
 //! afresh. As 16 bits come again after 65536 calls, no range is left behind for so long: who opens a call empties the *run*s
-//! that it does not fill, and who has finished one takes back its *done*. Words that travel together share a cache line.
+//! that it does not fill, and who has finished one takes back its *done*; the *done* of who is killed before that counts
+//! for nothing in a call of which its *current* says that it has begun none. Words that travel together share a cache line.
 //!
 //! | line | word | writer | meaning |
 //! |---|---|---|---|
@@ -203,6 +204,12 @@ impl<M: Memory> ControlPage<M> {
         Board::<M>::lines(workers)
     }
 
+    /// Does this word count messages, each of which is in a socket before it is counted?
+    #[cfg(test)]
+    pub(crate) fn counts_messages(line: usize, place: usize) -> bool {
+        Board::<M>::counts_messages(line, place)
+    }
+
     pub(crate) fn description_offset(workers: usize) -> usize {
         (Self::lines(workers) * LINE).next_multiple_of(4096)
     }
@@ -309,12 +316,27 @@ mod tests {
         let mut writer = Writer::new(&page, 0, ALIKE[0]);
         let mut record = Record::default();
         assert_eq!(record.numbers.take(&1), Form::Numbers);
+        assert!(writer.begin(3));
         assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
         let noted = page.noted(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), Some(4..5), 0));
         writer.finish();
         let noted = page.noted_at_the_end(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), None, 24));
+        page.open(ALIKE[1], 1, 9);
+        let noted = page.noted(0, ALIKE[1]);
+        assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
+    }
+
+    /// Chunks of a call were taken for done that its worker had done 65536 calls before.
+    #[test]
+    fn what_a_worker_had_done_that_was_killed_before_it_took_that_back_is_not_done_in_a_later_call() {
+        let page = page(1);
+        let mut writer = Writer::new(&page, 0, ALIKE[0]);
+        let mut record = Record::default();
+        assert_eq!(record.numbers.take(&1), Form::Numbers);
+        assert!(writer.begin(3));
+        assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
         page.open(ALIKE[1], 1, 9);
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));

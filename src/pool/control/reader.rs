@@ -158,23 +158,33 @@ impl Reader {
                 told(target, Entry::Nothing(known..done.end))?;
             }
         }
-        if let Some(chunks) = numbers {
-            let (mut run, names) = match self.run.take() {
-                None => open_run(area, self.read, chunks.start, buffer(target))?,
-                Some(open) if open.0.chunks.start == chunks.start => open,
-                Some(_) => return Err(damaged()),
-            };
-            let (known, new) = (run.len(), run.chunks.end..chunks.end);
-            run.chunks.end = run.chunks.end.max(chunks.end);
-            if run.len() > M::RESULTS_LEN {
-                return Err(damaged());
-            }
-            if !new.is_empty() {
-                let at = area.append_to(buffer(target), onward(self.read, known), run.len() - known);
-                told(target, Entry::Numbers(new, run.kinds, (names, at)))?;
-            }
-            self.run = Some((run, names));
+        numbers.map_or(Ok(()), |numbers| self.read_open_run(area, numbers, target, buffer, &mut told))
+    }
+
+    /// What is new of the numbers behind what was read.
+    fn read_open_run<T, M: Memory>(
+        &mut self,
+        area: &Area<'_, M>,
+        chunks: Range<usize>,
+        target: &mut T,
+        buffer: &impl Fn(&mut T) -> &mut Vec<u64>,
+        told: &mut impl FnMut(&mut T, Entry) -> Result<()>,
+    ) -> Result<()> {
+        let (mut run, names) = match self.run.take() {
+            None => open_run(area, self.read, chunks.start, buffer(target))?,
+            Some(open) if open.0.chunks.start == chunks.start => open,
+            Some(_) => return Err(damaged()),
+        };
+        let (known, new) = (run.len(), run.chunks.end..chunks.end);
+        run.chunks.end = run.chunks.end.max(chunks.end);
+        if run.len() > M::RESULTS_LEN {
+            return Err(damaged());
         }
+        if !new.is_empty() {
+            let at = area.append_to(buffer(target), onward(self.read, known), run.len() - known);
+            told(target, Entry::Numbers(new, run.kinds, (names, at)))?;
+        }
+        self.run = Some((run, names));
         Ok(())
     }
 }

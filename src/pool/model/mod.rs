@@ -71,7 +71,7 @@ mod stage;
 mod steps;
 mod trace;
 
-use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, Nothing, Number};
+use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, NeverDeaf, Nothing, NothingDeaf, Number};
 use scenario::{Ending, Memory, Scenario, check_deaths};
 
 use super::control::MAX_CALL;
@@ -299,4 +299,49 @@ fn call_numbers_begin_again() {
     let last = |scenario: Scenario| scenario.numbers(MAX_CALL, 1);
     last(Scenario::new(1, &[&[Nothing], &[Nothing]])).preemptions(1).check_steps(1);
     last(Scenario::new(2, &[&[Nothing, Nothing], &[Nothing]])).preemptions(0).check_steps(1);
+}
+
+#[test]
+fn the_caller_is_told_of_what_is_done_while_other_chunks_run() {
+    let told = |calls| Scenario::new(1, calls).watched().news_after_each_chunk().ending(Ending::Quiet).preemptions(1);
+    told(&[&[Nothing, Little, Never], &[Nothing]]).check_steps(0);
+    told(&[&[Much, Never]]).check_steps(0);
+    Scenario::new(1, &[&[Failure, Never]]).ending(Ending::Quiet).preemptions(1).check_steps(0);
+}
+
+#[test]
+fn a_worker_closes_its_socket_and_lives() {
+    Scenario::new(1, &[&[NothingDeaf, Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    Scenario::new(1, &[&[NothingDeaf, Nothing]]).preemptions(0).retries(1).check_steps(1);
+    Scenario::new(2, &[&[Nothing, NothingDeaf, Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn a_worker_closes_its_socket_and_does_not_end() {
+    Scenario::new(1, &[&[NeverDeaf], &[Nothing]]).preemptions(1).check_steps(0);
+    Scenario::new(1, &[&[NeverDeaf, Nothing]]).preemptions(0).retries(1).check_steps(0);
+}
+
+#[test]
+fn arrays_are_lent_and_dropped() {
+    let lent = |workers, calls| Scenario::new(workers, calls).lends(&[true, false, true]);
+    lent(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    lent(1, &[&[Nothing, Nothing], &[Nothing], &[Nothing]]).preemptions(0).retries(1).check_steps(1);
+    lent(2, &[&[Nothing, Nothing], &[Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn workers_refuse_what_they_cannot_map() {
+    let cut = |workers, calls| Scenario::new(workers, calls).lends(&[true, true]).and_is_cut();
+    cut(1, &[&[Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    cut(1, &[&[Nothing, Nothing], &[Nothing]]).preemptions(0).retries(1).check_steps(1);
+    cut(2, &[&[Nothing, Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn workers_cannot_be_started() {
+    let missing = |scenario: Scenario| scenario.cannot_start(2..4).numbers(5, 1 << 16).preemptions(0);
+    missing(Scenario::new(2, &[&[Nothing, Nothing, Nothing], &[Nothing]])).check_steps(1);
+    missing(Scenario::new(2, &[&[Nothing, Nothing, Nothing]]).retries(1)).check_steps(1);
+    Scenario::new(1, &[&[Nothing, Nothing], &[Nothing]]).cannot_start(1..2).preemptions(0).retries(1).check_steps(1);
 }

@@ -51,6 +51,16 @@ pub(super) struct Around {
     pub(super) alert: bool,
 }
 
+/// When an event comes whose condition is true.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Surely,
+    /// Or never: nobody can rely on it.
+    Perhaps,
+    /// When nothing else can happen.
+    AtLast,
+}
+
 /// What a process does in a step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touches {
@@ -118,9 +128,7 @@ struct Process {
     /// Nobody else has taken a step since it did.
     fresh: bool,
     /// Something that has not happened yet: nobody waits for its end.
-    event: bool,
-    /// An event that may never happen: nobody can rely on it.
-    optional: bool,
+    event: Option<When>,
 }
 
 /// What was looked at, and the execution that runs.
@@ -213,11 +221,11 @@ pub(super) fn spawn(body: impl FnOnce() + 'static) {
     with(|explorer| _ = explorer.spawn(Status::Ready, Box::new(body)));
 }
 
-/// Something that happens once the condition is true, or not at all where it is `optional`.
-pub(super) fn spawn_event(condition: impl Fn() -> bool + 'static, optional: bool, body: impl FnOnce() + 'static) {
+/// Something that happens once the condition is true.
+pub(super) fn spawn_event(condition: impl Fn() -> bool + 'static, when: When, body: impl FnOnce() + 'static) {
     with(|explorer| {
         let event = explorer.spawn(Status::Until(Rc::new(condition)), Box::new(body));
-        (event.touches, event.event, event.optional) = (Touches::All, true, optional);
+        (event.touches, event.event) = (Touches::All, Some(when));
     });
 }
 
@@ -459,8 +467,7 @@ impl Explorer {
             seen: 0,
             fate: Fate::Spared,
             fresh: true,
-            event: false,
-            optional: false,
+            event: None,
         });
         &mut self.processes[at]
     }
@@ -517,7 +524,7 @@ impl Explorer {
                 let bounded = self.bounds.preemptions.is_some();
                 self.processes.iter_mut().for_each(|other| other.fresh = !bounded);
                 let next = &mut self.processes[process];
-                (next.event, next.optional, next.fresh) = (false, false, true);
+                (next.event, next.fresh) = (None, true);
                 self.favourite = Some(process);
             }
             Move::Die(process) => {
@@ -537,15 +544,19 @@ impl Explorer {
     fn moves(&self) -> Option<Vec<Move>> {
         let all = 0..self.processes.len();
         let favourite = self.favourite.filter(|&favourite| self.is_ready(favourite));
-        let others = |may: fn(&Process) -> bool| {
+        let others = |events: &'static [When]| {
             let is_other = move |&process: &usize| Some(process) != favourite;
-            let may_step = move |&at: &usize| may(&self.processes[at]) && self.is_ready(at);
+            let is_one = move |process: &Process| match process.event {
+                None => events.contains(&When::Surely),
+                Some(when) => events.contains(&when),
+            };
+            let may_step = move |&at: &usize| is_one(&self.processes[at]) && self.is_ready(at);
             all.clone().filter(is_other).filter(may_step).map(Move::Step)
         };
         let may_stop = favourite.is_none() || self.preemptions > 0;
         let mut moves: Vec<_> = favourite.into_iter().map(Move::Step).collect();
         if may_stop {
-            moves.extend(others(|process| !process.optional));
+            moves.extend(others(&[When::Surely]));
         }
         let dead = |like: Fate| {
             move |process: &usize| {
@@ -559,13 +570,16 @@ impl Explorer {
         };
         moves.extend(all.clone().filter(dead(Fate::Doomed)).map(Move::Die));
         if moves.is_empty() {
-            let is_over = |process: &Process| matches!(process.status, Status::Done) || process.event;
+            moves.extend(others(&[When::AtLast]));
+        }
+        if moves.is_empty() {
+            let is_over = |process: &Process| matches!(process.status, Status::Done) || process.event.is_some();
             assert!(self.processes.iter().all(is_over), "deadlock: everybody waits");
             return None;
         }
         moves.extend(all.clone().filter(dead(Fate::Mortal)).map(Move::Die));
         if may_stop {
-            moves.extend(others(|process| process.optional));
+            moves.extend(others(&[When::Perhaps]));
         }
         Some(moves)
     }
@@ -626,8 +640,9 @@ impl Explorer {
                 Status::Until(_) => 2,
                 Status::Done => 3,
             };
-            let bits =
-                (status << 2 | process.fate as u64) << 2 | u64::from(process.event) << 1 | u64::from(process.fresh);
+            let bits = (status << 2 | process.fate as u64) << 2
+                | u64::from(process.event.is_some()) << 1
+                | u64::from(process.fresh);
             state = mix(mix(mix(state, process.next), process.seen), bits);
         }
         state

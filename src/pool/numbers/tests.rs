@@ -195,6 +195,12 @@ fn another_type_is_read_as_from_the_encoding() {
     same::<std::ops::Range<u64>>(&second);
 }
 
+#[derive(Deserialize)]
+struct Flag {
+    #[expect(dead_code, reason = "only read")]
+    f: bool,
+}
+
 #[test]
 fn what_nobody_has_written_is_an_error() {
     let flags = |flags: u32| flags as usize;
@@ -213,11 +219,6 @@ fn what_nobody_has_written_is_an_error() {
         let len = kinds.words_of_names(|at| words.get(at).copied());
         len.map(|_| decode_all::<Flag>((kinds, words), &[1], &mut Vec::new()).is_ok())
     };
-    #[derive(Deserialize)]
-    struct Flag {
-        #[expect(dead_code, reason = "only read")]
-        f: bool,
-    }
     assert_eq!(names(&[1, u64::from(b'f')]), Some(true));
     assert_eq!(names(&[1, u64::from(b'g')]), Some(false));
     assert_eq!(names(&[1, 0xff]), Some(false), "not UTF-8");

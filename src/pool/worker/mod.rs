@@ -127,7 +127,8 @@ impl<S: System> Worker<S> {
     /// All that it will do depends on, beside the page and its mail.
     #[cfg(test)]
     fn state(&self) -> String {
-        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id)))
+        let blocks: Vec<_> = self.blocks.iter().map(|(serial, kept)| (serial, kept.is_ok())).collect();
+        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id), blocks))
     }
 
     /// Is there mail, or a call?
