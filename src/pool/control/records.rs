@@ -65,6 +65,13 @@ impl Record {
         &mut self.bytes
     }
 
+    /// Gives memory back that most outcomes do not need.
+    pub(crate) fn forget_large(&mut self) {
+        const USUAL: usize = 1 << 20;
+        self.bytes.truncate(HEAD);
+        self.bytes.shrink_to(USUAL);
+    }
+
     /// What was appended since they were last cleared.
     pub(crate) fn body(&self) -> &[u8] {
         self.bytes.get(HEAD..).unwrap_or_default()

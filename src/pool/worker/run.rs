@@ -217,8 +217,10 @@ impl<S: System> Work<'_, S> {
     }
 
     #[cold]
-    fn send(&self, chunk: usize, form: Form, record: &Record) {
-        self.desk.send(self.writer.call(), chunk, encoded(form, record));
+    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
+        let outcome = encoded(form, record);
+        record.forget_large();
+        self.desk.send(self.writer.call(), chunk, outcome);
     }
 }
 
@@ -277,6 +279,8 @@ impl<S: System> Share for Work<'_, S> {
         if encoded.is_err() || !self.write(|writer| writer.failure(chunk, record)) {
             self.desk.send(self.writer.call(), chunk, Err(failure));
         }
+        // What was written of a result that is refused, too.
+        record.forget_large();
         self.desk.page.note_news(self.desk.index);
     }
 }
