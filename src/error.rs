@@ -129,7 +129,8 @@ impl Error {
     }
 
     /// The rows that a failed call to a pool did not finish, in ascending order and merged where they touch; empty for
-    /// every other error. They are indices along the axis that the call's first splitting argument was split on.
+    /// every other error. They are indices along the axis that the call's first splitting argument was split on; where that
+    /// is [`Each`](crate::Each), of its items. [`Call::only_rows`](crate::Call::only_rows) runs just them again.
     pub fn rows(&self) -> &[Range<usize>] {
         &self.inner.rows
     }

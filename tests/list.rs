@@ -1,13 +1,14 @@
 //! A `ShareableList` holds, compares, prints and gives back what Python's would, and what does not fit is an error that
 //! changes nothing.
-#![allow(unsafe_code, reason = "fork")]
+#![allow(unsafe_code, reason = "fork, and attaching to arrays")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod common;
 mod reexec;
 
 use common::{BlocksLeft, assert_kind, unique_name};
-use ndshm::{ErrorKind, ShareableList, SharedMemory, Value, shareable_list};
+use ndarray::Ix1;
+use ndshm::{ErrorKind, ShareableList, SharedArray, SharedMemory, Value, shareable_list};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use proptest::prelude::*;
@@ -33,6 +34,30 @@ fn any_value() -> impl Strategy<Value = Value> {
         prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 0..40).prop_map(Value::Bytes),
         Just(Value::None),
     ]
+}
+
+#[test]
+fn a_list_that_is_taken_for_an_array_says_what_it_is_and_the_other_way_round() {
+    let list = shareable_list![1, "two", 3.0].unwrap();
+    // SAFETY: nothing is attached.
+    let taken = unsafe { SharedArray::<f64, Ix1>::attach(name_of(&list)) };
+    let words = ["not an array block: it is a list of 3 items", "ShareableList::attach", name_of(&list)];
+    assert_kind(taken, ErrorKind::Layout, &words);
+
+    let name = unique_name("no-list");
+    let array = SharedArray::<f64, _>::options().name(&name).zeros(3).unwrap();
+    let words = ["not a list block: it is an array", &name];
+    assert_kind(ShareableList::attach(&name), ErrorKind::Layout, &words);
+    drop(array);
+
+    // What is neither is not taken for the other.
+    let memory = SharedMemory::create(4096).unwrap();
+    memory.write_at(0, b"something else").unwrap();
+    let name = memory.name().unwrap();
+    // SAFETY: as above.
+    let taken = unsafe { SharedArray::<f64, Ix1>::attach(name) };
+    assert_kind(taken, ErrorKind::Layout, &["not an array block"]);
+    assert_kind(ShareableList::attach(name), ErrorKind::Layout, &["not a list block"]);
 }
 
 proptest! {

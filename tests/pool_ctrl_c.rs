@@ -133,6 +133,38 @@ fn one_that_ends_one_of_two_calls_does_not_end_the_program() {
     });
 }
 
+#[test]
+fn a_task_that_asks_is_told_of_it() {
+    const TEST: &str = "a_task_that_asks_is_told_of_it";
+    if reexec::role().is_none() {
+        reexec::mind_signals();
+        reexec::run(TEST, "program");
+        return;
+    }
+    for pool in [two(), Pool::serial()] {
+        let pids = pool.worker_pids();
+        let flags = Flags::new();
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_for(&flags.path(), "running");
+                interrupt();
+            });
+            let call = pool.call().cancel_on_ctrl_c().grace(PATIENCE);
+            call.for_each(Param(&flags.path()), |flags, chunk| {
+                raise(&flags, "running");
+                let start = Instant::now();
+                while !chunk.is_cancelled() && start.elapsed() < PATIENCE / 2 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            })
+            .unwrap_err()
+        });
+        assert_eq!((error.kind(), error.rows()), (ErrorKind::Cancelled, std::slice::from_ref(&(0..1))));
+        assert!(error.to_string().starts_with("the call was cancelled by Ctrl-C"), "{error}");
+        assert_eq!(pool.worker_pids(), pids, "nobody was killed");
+    }
+}
+
 static HANDLED: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn handle(_signal: i32) {

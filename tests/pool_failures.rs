@@ -234,7 +234,7 @@ fn what_a_worker_said_before_it_died_counts() {
         })
         .unwrap_err();
     assert_eq!((error.kind(), error.rows()), (ErrorKind::WorkerDied, [2..4].as_slice()));
-    assert!(error.to_string().contains("while it ran rows 2..3"), "{error}");
+    assert!(error.to_string().contains("while it ran item 2"), "{error}");
     assert_whole(&pool);
 }
 

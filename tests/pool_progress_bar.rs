@@ -41,7 +41,7 @@ fn it_ends_full_on_a_terminal() {
         return count();
     }
     let Some(shown) = on_a_terminal(TEST) else { return println!("skipped: there is no script(1) here") };
-    assert!(shown.contains("counting") && shown.contains("100 % (40/40 rows, "), "{shown}");
+    assert!(shown.contains("counting") && shown.contains("100 % (40/40 items, "), "{shown}");
     assert!(!shown.contains("lost"), "{shown}");
 }
 
@@ -65,7 +65,7 @@ fn it_tells_of_lost_workers() {
         return assert!(counted.unwrap().into_iter().eq(0..40));
     }
     let Some(shown) = on_a_terminal(TEST) else { return println!("skipped: there is no script(1) here") };
-    assert!(shown.contains("100 % (40/40 rows, 1 worker lost, "), "{shown}");
+    assert!(shown.contains("100 % (40/40 items, 1 worker lost, "), "{shown}");
 }
 
 /// What the program of that test shows where `script` runs it on a terminal of its own; `None` without `script`.

@@ -217,7 +217,24 @@ impl<T: Pod, D: Dimension> ArrayOptions<T, D> {
 
 /// Reads the header of a block, once, and places its elements and trailer.
 pub(super) fn describe<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {
-    described(memory).map_err(|error| memory.blame(error))
+    described(memory).map_err(|error| memory.blame(instead(memory, error)))
+}
+
+/// A block that is no array may be a list, of which its user thinks as one.
+#[cold]
+fn instead(memory: &SharedMemory, error: Error) -> Error {
+    let read = |offset, out: &mut [u8]| Ok(memory.read_header(offset, out)? == out.len());
+    if error.kind() != ErrorKind::Layout || layout::is_array(read) {
+        return error;
+    }
+    match layout::list::glance(memory.size(), read) {
+        Ok(Some(items)) if items > 0 => {
+            let items = if items == 1 { "1 item".to_owned() } else { format!("{items} items") };
+            let message = format!("not an array block: it is a list of {items}, see ShareableList::attach");
+            Error::new(ErrorKind::Layout, message)
+        }
+        _ => error,
+    }
 }
 
 fn described<T: Pod, D: Dimension>(memory: &SharedMemory) -> Result<(Elements<T, D>, Option<usize>)> {

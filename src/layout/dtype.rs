@@ -1,11 +1,12 @@
 //! Element types, by the name that NumPy gives them.
 
-use std::any::{TypeId, type_name};
+use std::any::TypeId;
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use bytemuck::Pod;
 
+use super::spoken;
 use crate::{Error, ErrorKind, Result};
 
 /// The type of an array's elements, by NumPy's name for it.
@@ -67,10 +68,6 @@ impl DType {
             )
         })
     }
-
-    fn is_big_endian(&self) -> bool {
-        self.descr.starts_with('>')
-    }
 }
 
 impl fmt::Display for DType {
@@ -92,12 +89,13 @@ pub(crate) fn check_dtype<T: Pod>(found: &DType) -> Result<()> {
     if *found == expected || (found.descr == "|b1" && TypeId::of::<T>() == TypeId::of::<u8>()) {
         return Ok(());
     }
-    let order = if found.is_big_endian() { "big-endian elements" } else { "elements" };
     let mut message =
-        format!("the array holds {order} of type '{found}', expected '{expected}' (`{}`)", type_name::<T>());
+        format!("found elements of type {}, expected {}", spoken::found(found), spoken::expected::<T>(&expected));
     if let Some(feature) = missing_feature(found, &expected) {
         // Writing to a string cannot fail.
         let _ = write!(message, "; numbers of that type need ndshm's feature `{feature}`");
+    } else if let Some(way_out) = spoken::way_out(found, &expected) {
+        message += &way_out;
     }
     Err(Error::new(ErrorKind::TypeMismatch, message))
 }
@@ -337,17 +335,29 @@ mod tests {
 
     #[test]
     fn another_type_is_an_error_that_names_both() {
-        assert_eq!(message_of::<f64>("<f4"), "the array holds elements of type '<f4', expected '<f8' (`f64`)");
-        assert_eq!(message_of::<[u8; 8]>("<f8"), "the array holds elements of type '<f8', expected '|V8' (`[u8; 8]`)");
-        assert_eq!(message_of::<i64>("<M8[ns]"), "the array holds elements of type '<M8[ns]', expected '<i8' (`i64`)");
+        assert_eq!(
+            message_of::<f64>("<f4"),
+            "found elements of type float32 ('<f4', `f32`), expected float64 ('<f8', `f64`); NumPy converts it with \
+             a.astype('<f8')"
+        );
+        assert_eq!(
+            message_of::<[u8; 8]>("<f8"),
+            "found elements of type float64 ('<f8', `f64`), expected opaque elements of 8 bytes ('|V8', `[u8; 8]`)"
+        );
     }
 
     #[test]
-    fn big_endian_data_says_so() {
-        assert_eq!(
-            message_of::<f64>(">f8"),
-            "the array holds big-endian elements of type '>f8', expected '<f8' (`f64`)"
+    fn times_and_other_orders_of_bytes_tell_the_way_out() {
+        assert!(message_of::<i64>("<M8[ns]").ends_with("; NumPy shows times as numbers with a.view('<i8')"));
+        assert!(!message_of::<f64>("<M8[ns]").contains("NumPy"));
+        let message = message_of::<f64>(">f8");
+        assert!(
+            message.starts_with("found elements of type big-endian float64 ('>f8'), expected float64"),
+            "{message}"
         );
+        assert!(message.ends_with("; NumPy converts it with a.astype('<f8')"), "{message}");
+        let message = message_of::<[u8; 8]>(">f8");
+        assert!(message.ends_with("; NumPy turns its bytes around with a.astype('<f8')"), "{message}");
     }
 
     #[test]

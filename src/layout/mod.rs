@@ -5,7 +5,7 @@
 //!
 //! | offset | content | module |
 //! |---|---|---|
-//! | 0 | header: element type, memory order, shape | [`npy`], [`literal`], [`dtype`] |
+//! | 0 | header: element type, memory order, shape | [`npy`], [`literal`], [`dtype`], [`spoken`] |
 //! | 4096 (another program's header may be shorter or longer) | elements | |
 //! | the next multiple of 64 | who is writing, how often it was written | [`trailer`] |
 //!
@@ -16,8 +16,9 @@ mod dtype;
 pub(crate) mod list;
 mod literal;
 mod npy;
+mod spoken;
 pub(crate) mod trailer;
 
 pub use dtype::DType;
 pub(crate) use dtype::check_dtype;
-pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAGIC, NpyHeader, checked_len, encode_header};
+pub(crate) use npy::{BlockLayout, DATA_OFFSET, MAGIC, NpyHeader, checked_len, encode_header, is_array};

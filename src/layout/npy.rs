@@ -31,6 +31,13 @@ pub(super) const MAX_NUMPY_RANK: usize = 64;
 
 /// What every `.npy` file begins with.
 pub(crate) const MAGIC: [u8; 6] = *b"\x93NUMPY";
+
+/// Is a block an array, or a damaged one? `read` as for [`list::glance`](super::list::glance).
+pub(crate) fn is_array(mut read: impl FnMut(usize, &mut [u8]) -> Result<bool>) -> bool {
+    let mut first = [0; MAGIC.len()];
+    read(0, &mut first).is_ok_and(|all| all && first == MAGIC)
+}
+
 const VERSION_OFFSET: usize = MAGIC.len();
 const LEN_OFFSET: usize = VERSION_OFFSET + 2;
 /// Where the dict starts in version 1.0 and, with a longer length, in 2.0 and 3.0.

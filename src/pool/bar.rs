@@ -2,7 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-use super::chunk::{Division, Progress};
+use super::chunk::Progress;
+use super::scope::Scope;
 use crate::sys::fork::{Epoch, epoch};
 
 /// A bar on standard error; nothing where that is no terminal. What stands there when it is dropped stays there.
@@ -12,10 +13,14 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub(super) fn start(label: String, division: Division) -> Self {
-        let bar = ProgressBar::new(division.len as u64).with_finish(ProgressFinish::Abandon).with_prefix(label);
-        let template = "{prefix} {bar:32} {percent:>3} % ({human_pos}/{human_len} rows{msg}, {elapsed}, {eta} left)";
-        if let Ok(style) = ProgressStyle::with_template(template) {
+    pub(super) fn start(label: String, scope: Scope<'_>) -> Self {
+        let len: usize = scope.rows().iter().map(ExactSizeIterator::len).sum();
+        let bar = ProgressBar::new(len as u64).with_finish(ProgressFinish::Abandon).with_prefix(label);
+        let unit = scope.unit.plural();
+        let template = format!(
+            "{{prefix}} {{bar:32}} {{percent:>3}} % ({{human_pos}}/{{human_len}} {unit}{{msg}}, {{elapsed}}, {{eta}} left)"
+        );
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
         bar.tick();

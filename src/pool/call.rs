@@ -1,6 +1,7 @@
 //! One call of a pool, with its settings.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::protocol::Asked;
 use super::results::Results;
 use super::running::Limits;
 use super::schedule::Schedule;
+use super::scope::Scope;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
 use super::{Kind, OnDuty, Pool, Shared, serial, smooth};
@@ -51,6 +53,7 @@ pub struct Call<'p> {
 struct Settings<'p> {
     schedule: Schedule,
     retries: u32,
+    only: Option<Vec<Range<usize>>>,
     stop: StopOptions,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     #[cfg(feature = "progress")]
@@ -144,6 +147,59 @@ impl<'p> Call<'p> {
         self
     }
 
+    /// Runs the chunks of those rows alone: such as those that a failed call did not finish.
+    ///
+    /// The call is cut into chunks as without this, and [`Chunk::index`], [`Chunk::count`] and [`Chunk::rows`] are the same.
+    /// `map` returns the results of the chunks that ran, in their order; [`Progress`] counts them alone. Chunks run whole,
+    /// so the rows have to be those of chunks, as [`Error::rows`](crate::Error::rows) are for a call with the same arguments.
+    /// Since by default their size depends on the number of workers, a pool of another size, or another program that goes on
+    /// later, wants `.rows(n)`. For [`Each`](super::Each) rows are the numbers of its items.
+    ///
+    /// What was lent to the failed call for writing is [poisoned](crate::SharedArray::clear_poison) where rows may be half
+    /// written; as for [`retries`](Self::retries), the tasks have to come out right all the same.
+    ///
+    /// # Errors
+    ///
+    /// The call is [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where rows are not those of whole chunks, do not
+    /// exist, or there are none: an error that names no rows is not about what tasks did.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use ndshm::{ErrorKind, Param, Pool, SharedArray};
+    ///
+    /// fn main() -> ndshm::Result<()> {
+    ///     ndshm::init();
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let mut squares = SharedArray::<usize, _>::zeros(100)?;
+    ///     let unlucky = pool.worker_pids()[0];
+    ///     let mut call = pool.call();
+    ///     loop {
+    ///         let done = call.for_each((squares.chunks_mut(), Param(&unlucky)), |(mut part, unlucky), chunk| {
+    ///             if std::process::id() == unlucky {
+    ///                 std::process::abort();
+    ///             }
+    ///             part.iter_mut().zip(chunk.rows()).for_each(|(square, i)| *square = i * i);
+    ///         });
+    ///         match done {
+    ///             Ok(()) => break,
+    ///             Err(error) if error.kind() == ErrorKind::WorkerDied => {
+    ///                 eprintln!("{error}; once more");
+    ///                 squares.clear_poison()?;
+    ///                 call = pool.call().only_rows(error.rows());
+    ///             }
+    ///             Err(error) => return Err(error),
+    ///         }
+    ///     }
+    ///     assert_eq!(squares.read()?.iter().sum::<usize>(), 328_350);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn only_rows(mut self, rows: &[Range<usize>]) -> Self {
+        self.settings().only = Some(rows.to_vec());
+        self
+    }
+
     /// Ends the call when it has taken that long, counted from its beginning: the wait for its arrays and for the pool's
     /// workers is part of it.
     ///
@@ -152,7 +208,8 @@ impl<'p> Call<'p> {
     /// short: their workers, be they stuck, stopped or just slow, are killed, and the arrays that were lent for writing are
     /// poisoned.** So a call whose tasks take longer than 100 ms wants a longer grace. When the killed are reaped and replaced,
     /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the
-    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is looked at between chunks.
+    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is
+    /// looked at between chunks, and where a task [asks](Chunk::is_cancelled).
     ///
     /// # Examples
     ///
@@ -188,7 +245,8 @@ impl<'p> Call<'p> {
     ///
     /// No more chunks begin in that time; tasks that still run after it are killed with their workers, and the arrays that
     /// were lent for writing are poisoned. With [`Duration::MAX`] nobody is killed: the call waits for the tasks that run
-    /// however long they take, for ever where one is stuck or stopped.
+    /// however long they take, for ever where one is stuck or stopped. A task that takes long asks
+    /// [`Chunk::is_cancelled`] whether it is to end.
     ///
     /// # Examples
     ///
@@ -333,7 +391,7 @@ fn run_planned(pool: &Pool, plan: &mut Plan<'_>, task: TaskRef) -> Result<Return
     if let Kind::Workers(shared) = &pool.kind
         && let Some(settled) = run_again(shared, plan, division, task)
     {
-        return conclude(settled, division, None);
+        return conclude(settled, Scope { division, unit: plan.unit(), only: None }, None);
     }
     run_anew(pool, plan, (task, division), None, None)
 }
@@ -355,7 +413,8 @@ fn run_again(
         Ok(duty) => duty,
         Err(error) => return Some(Err(error)),
     };
-    let asked = Asked::of(plan, task, division, Schedule::default());
+    let scope = Scope { division, unit: plan.unit(), only: None };
+    let asked = Asked::of(plan, task, scope, Schedule::default());
     // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&plan.blocks);
     let Some(settled) = smooth::run_again(&mut duty.crew, &asked) else {
@@ -384,15 +443,15 @@ fn leave(mut duty: OnDuty<'_>) {
 
 /// What came of a call.
 #[inline]
-fn conclude(settled: Result<Option<Box<Settled>>>, division: Division, stop: Option<&Arc<Stop>>) -> Result<Returned> {
+fn conclude(settled: Result<Option<Box<Settled>>>, scope: Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
     let error = match settled {
-        Ok(None) => return Ok(Returned::Nothing(division.count)),
+        Ok(None) => return Ok(Returned::Nothing(scope.chunks())),
         Ok(Some(settled)) => match *settled {
             Settled { results, failure: None, .. } => return Ok(Returned::Results(Box::new(results))),
             Settled { failure: Some(failure), .. } => failure,
         },
         // Where it failed before it was begun, all rows are missing.
-        Err(error) if error.rows().is_empty() => error.with_rows(division.rows_where(|_| true)),
+        Err(error) if error.rows().is_empty() => error.with_rows(scope.rows()),
         Err(error) => error,
     };
     if let Some(stop) = stop
@@ -412,9 +471,14 @@ fn run_anew(
     mut settings: Option<&mut Settings<'_>>,
     stop: Option<&Arc<Stop>>,
 ) -> Result<Returned> {
+    let only = match settings.as_mut().and_then(|settings| settings.only.take()) {
+        Some(rows) => Some(division.chunks_of(&rows, plan.unit())?),
+        None => None,
+    };
+    let scope = Scope { division, unit: plan.unit(), only: only.as_deref() };
     let (schedule, retries) = settings.as_ref().map_or_else(Default::default, |set| (set.schedule, set.retries));
     #[cfg(feature = "progress")]
-    let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, division));
+    let bar = settings.as_mut().and_then(|set| set.bar.take()).map(|label| super::bar::Bar::start(label, scope));
     let progress = settings.as_mut().and_then(|set| set.progress.as_deref_mut());
     let progress = progress.map(|progress| progress as &mut dyn FnMut(Progress));
     #[cfg(feature = "progress")]
@@ -436,23 +500,21 @@ fn run_anew(
     let settled = match &pool.kind {
         Kind::Workers(shared) => {
             let limits = Limits { retries, stop };
-            run_on_workers(shared, plan, division, (task, schedule), limits, progress)
+            run_on_workers(shared, plan, scope, (task, schedule), limits, progress)
         }
-        Kind::Serial => {
-            serial::run(plan, division, task, stop.map(|stop| &**stop), progress.unwrap_or(&mut ignore)).map(Some)
-        }
+        Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
     };
-    conclude(settled.map(|settled| settled.map(Box::new)), division, stop)
+    conclude(settled.map(|settled| settled.map(Box::new)), scope, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
 #[inline]
-pub(super) fn lock(plan: &mut Plan<'_>, division: Division, stop: Option<&Stop>) -> Result<()> {
+pub(super) fn lock(plan: &mut Plan<'_>, stop: Option<&Stop>) -> Result<()> {
     let Some(stop) = stop else { return plan.lock(Wait::Forever) };
-    stop.check(division, "had not begun")?;
+    stop.check("had not begun")?;
     plan.lock(Wait::With(stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
-            stop.check(division, "was still waiting for its arrays")?;
+            stop.check("was still waiting for its arrays")?;
         }
         Err(error)
     })
@@ -462,14 +524,14 @@ pub(super) fn lock(plan: &mut Plan<'_>, division: Division, stop: Option<&Stop>)
 fn run_on_workers(
     shared: &Arc<Shared>,
     plan: &mut Plan<'_>,
-    division: Division,
+    scope: Scope<'_>,
     (task, schedule): (TaskRef, Schedule),
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Option<Settled>> {
     let stop = limits.stop;
-    let check = |was| stop.map_or(Ok(()), |stop| stop.check(division, was));
-    lock(plan, division, stop.map(|stop| &**stop))?;
+    let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
+    lock(plan, stop.map(|stop| &**stop))?;
     let mut duty = shared.enter(stop.map(|stop| &**stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
             check("was still waiting for the pool's workers")?;
@@ -483,10 +545,10 @@ fn run_on_workers(
         && duty.crew.is_empty()
     {
         check("had not begun")?;
-        return Err(error.with_rows(division.rows_where(|_| true)));
+        return Err(error);
     }
     check("had not begun")?;
-    let asked = Asked::of(plan, task, division, schedule);
+    let asked = Asked::of(plan, task, scope, schedule);
     let unsettled = Unsettled(&plan.blocks);
     let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
         Ok(settled) => settled?,
@@ -531,6 +593,7 @@ impl fmt::Debug for Call<'_> {
             .field("pool", self.pool)
             .field("schedule", &settings.schedule)
             .field("retries", &settings.retries)
+            .field("only_rows", &settings.only)
             .field("stop", &settings.stop)
             .field("progress", &settings.progress.is_some())
             .finish()

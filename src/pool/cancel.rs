@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::chunk::Division;
 use super::control::ControlPage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fork::{Epoch, epoch};
@@ -131,13 +130,15 @@ impl Default for StopOptions {
 }
 
 /// What may end a call early, while it runs.
-pub(super) struct Stop {
+pub(crate) struct Stop {
     options: StopOptions,
     /// `None` also where the clock cannot count so far.
     deadline: Option<Instant>,
     interrupts: Option<Interrupts>,
     /// Where the call's parent sleeps.
     page: Option<Arc<ControlPage>>,
+    /// A task that runs here was told that the call is to end.
+    told: AtomicBool,
 }
 
 impl Stop {
@@ -151,7 +152,7 @@ impl Stop {
         if let Some(page) = page {
             options.tokens.iter().for_each(|token| token.watch(page));
         }
-        Some(Arc::new(Self { options, deadline, interrupts, page: page.cloned() }))
+        Some(Arc::new(Self { options, deadline, interrupts, page: page.cloned(), told: AtomicBool::new(false) }))
     }
 
     /// Does somebody want the call to end?
@@ -169,6 +170,22 @@ impl Stop {
         } else {
             None
         }
+    }
+
+    /// Tells a task that runs here, if the call is to end.
+    pub(super) fn tell(&self) -> bool {
+        let ends = self.reason().is_some();
+        if ends {
+            // Relaxed: who returns from the task because of it comes after this.
+            self.told.store(true, Ordering::Relaxed);
+        }
+        ends
+    }
+
+    /// Was a task told?
+    pub(super) fn has_told(&self) -> bool {
+        // Relaxed: as above.
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Until when tasks may run where the call ends now. `None` where the clock cannot count so far.
@@ -200,12 +217,9 @@ impl Stop {
     }
 
     /// Fails where the call is to end before anything of it began; `was` says how far it was.
-    pub(super) fn check(&self, division: Division, was: &str) -> Result<()> {
+    pub(super) fn check(&self, was: &str) -> Result<()> {
         match self.reason() {
-            Some(reason) => {
-                let message = format!("{}: it {was}", self.message(reason));
-                Err(Error::new(reason, message).with_rows(division.rows_where(|_| true)))
-            }
+            Some(reason) => Err(Error::new(reason, format!("{}: it {was}", self.message(reason)))),
             None => Ok(()),
         }
     }

@@ -354,12 +354,17 @@ impl<S: System> Crew<S> {
         self.last_call = call;
     }
 
+    #[cfg(test)]
+    pub(super) fn last_call(&self) -> u64 {
+        self.last_call
+    }
+
     /// All that the next calls depend on beside the page.
     #[cfg(test)]
     pub(super) fn state(&self) -> String {
         let member = |member: &Member<S::Process>| {
-            let Member { index, process, heard, news, outcomes, .. } = member;
-            format!("{:?}", (index, process.pid, heard, news, outcomes))
+            let Member { index, process, heard, news, outcomes, mapped } = member;
+            format!("{:?}", (index, process.pid, heard, news, outcomes, mapped.keys()))
         };
         let members: Vec<_> = self.members.iter().map(|place| place.as_ref().map(member)).collect();
         let described = (self.told.on_page, self.told.message.call);

@@ -3,7 +3,7 @@
 //! | file or folder | idea |
 //! |---|---|
 //! | `args` | what a task can be given, and how it gets it |
-//! | `chunk`, `plan` | a call is written down, cut into chunks and locked |
+//! | `chunk`, `scope`, `plan` | a call is written down, cut into chunks and locked |
 //! | `task` | a function is named across the process boundary |
 //! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
@@ -35,6 +35,7 @@ mod protocol;
 mod results;
 mod running;
 mod schedule;
+mod scope;
 mod serial;
 mod smooth;
 mod system;
@@ -87,7 +88,8 @@ use task::{Plain, TaskRef};
 /// No further chunks are begun, those that run are finished, and [`Error::rows`] gives all rows that are not. Arrays that
 /// were lent for writing are then poisoned, see [`clear_poison`](crate::SharedArray::clear_poison). The pool goes on: dead
 /// workers are replaced. Where tasks may run twice, [`pool.call().retries(n)`](Call::retries) has the rows of dead workers
-/// run again, and the call goes on too.
+/// run again, and the call goes on too; [`pool.call().only_rows(error.rows())`](Call::only_rows) runs what a failed call has
+/// left.
 ///
 /// Where a worker died of `SIGKILL` and the kernel has killed somebody in this control group for lack of memory, or of
 /// `SIGABRT` under a limit of memory, the error says so.
@@ -307,6 +309,8 @@ impl Pool {
     /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
     ///
     /// What it returned is what serde makes of it. `Serialize` may be asked twice for one value, so it has to say the same again.
+    /// Results travel in an encoding that has one word for nothing: `Some(())` and `Some(None)` come back as `None`. A result
+    /// or a parameter has 4 GiB at most; what is large goes into an array.
     ///
     /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
     /// [`Param`]. A named function goes in as `|rows, chunk| step(rows, chunk)`: its bare name is refused (E0308).

@@ -29,6 +29,7 @@ use serde_bytes::ByteBuf;
 use super::chunk::Division;
 use super::plan::{BlockUse, Leaf, Plan};
 use super::schedule::Schedule;
+use super::scope::{Scope, Unit};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use crate::wire::{Packet, open};
@@ -72,8 +73,8 @@ pub(crate) struct CallMessage {
     /// Serial and whether it is written, by slot.
     pub(crate) blocks: Vec<(u64, bool)>,
     pub(crate) leaves: Vec<Leaf>,
-    /// The chunks that are handed out, by ticket, where that is not each of them: those that are left after a round in
-    /// which workers died.
+    /// The chunks that are handed out, by ticket, where that is not each of them: those that were asked for, or are left
+    /// after a round in which workers died.
     pub(crate) left: Option<Vec<usize>>,
     pub(crate) schedule: Schedule,
 }
@@ -123,7 +124,7 @@ impl CallMessage {
             && self.blocks.iter().zip(asked.blocks).all(same_block)
             && self.leaves.len() == asked.leaves.len()
             && self.leaves.iter().zip(asked.leaves).all(|(of, asked)| of == asked)
-            && self.left.is_none()
+            && self.left.as_deref() == asked.only
     }
 
     /// From how many of so many workers' shares one takes tickets that has none of its own any more. What is left after a
@@ -145,6 +146,9 @@ impl CallMessage {
 pub(crate) struct Asked<'a> {
     pub(crate) task: TaskRef,
     pub(crate) division: Division,
+    pub(crate) unit: Unit,
+    /// The chunks that are to run, where that is not each of them.
+    pub(crate) only: Option<&'a [usize]>,
     pub(crate) schedule: Schedule,
     pub(crate) blocks: &'a [BlockUse<'a>],
     pub(crate) leaves: &'a [Leaf],
@@ -152,8 +156,13 @@ pub(crate) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     #[inline]
-    pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, division: Division, schedule: Schedule) -> Self {
-        Self { task, division, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
+    pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, scope: Scope<'a>, schedule: Schedule) -> Self {
+        let Scope { division, unit, only } = scope;
+        Self { task, division, unit, only, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
+    }
+
+    pub(crate) fn scope(&self) -> Scope<'a> {
+        Scope { division: self.division, unit: self.unit, only: self.only }
     }
 
     /// Written down, for the call of that number.
@@ -169,7 +178,7 @@ impl<'a> Asked<'a> {
             len,
             blocks,
             leaves: self.leaves.to_vec(),
-            left: None,
+            left: self.only.map(<[usize]>::to_vec),
             schedule: self.schedule,
         })
     }
@@ -205,6 +214,10 @@ pub(crate) enum TaskFailure {
     },
     /// The task did not run, or its result could not be encoded.
     Broken(String),
+    /// The task ended when it was told that the call is to end, and left its rows in order or not.
+    Stopped {
+        in_order: bool,
+    },
 }
 
 /// What a task that returns nothing returns, encoded.

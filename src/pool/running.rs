@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
-use super::chunk::{Division, Progress};
+use super::chunk::Progress;
 use super::control::Reader;
 use super::crew::Crew;
 use super::plan::BlockUse;
@@ -157,7 +157,7 @@ impl<'c, S: System> Running<'c, S> {
             quiet: Duration::ZERO,
             participants: std::mem::take(&mut crew.participants),
             blocks: asked.blocks,
-            tally: Tally::new(asked.division),
+            tally: Tally::new(asked.scope()),
             limits,
             stopping: Stopping::No,
             losses: None,
@@ -292,7 +292,7 @@ impl<'c, S: System> Running<'c, S> {
             }
         }
         self.crew.forget_mail();
-        let tally = std::mem::replace(&mut self.tally, Tally::new(Division { count: 0, rows: 1, len: 0 }));
+        let tally = std::mem::take(&mut self.tally);
         Ok(tally.settle())
     }
 

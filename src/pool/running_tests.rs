@@ -10,6 +10,7 @@ use crate::pool::control::MAX_CALL;
 use crate::pool::crew::CrewOptions;
 use crate::pool::plan::Plan;
 use crate::pool::schedule::Schedule;
+use crate::pool::scope::Unit;
 use crate::pool::task::{Plain, TaskRef};
 
 fn crew(workers: usize) -> Crew {
@@ -20,7 +21,15 @@ fn crew(workers: usize) -> Crew {
 fn asked<'a, A: Args>(crew: &Crew, plan: &'a mut Plan<'_>, task: fn(A::Views<'_>, &Chunk) -> u32) -> Asked<'a> {
     let division = plan.divide(crew.len()).unwrap();
     let task = TaskRef::new::<A, u32, Plain>(task);
-    Asked { task, division, schedule: Schedule::Dynamic, blocks: &plan.blocks, leaves: &plan.leaves }
+    Asked {
+        task,
+        division,
+        unit: Unit::Rows,
+        only: None,
+        schedule: Schedule::Dynamic,
+        blocks: &plan.blocks,
+        leaves: &plan.leaves,
+    }
 }
 
 /// A plan for a call over the items 0 to 5.

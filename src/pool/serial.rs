@@ -1,27 +1,29 @@
 //! A call without worker processes: the same plan, locks, chunks and errors, run here.
 #![expect(unsafe_code, reason = "runs tasks over blocks that this thread has locked")]
 
+use std::sync::{Arc, Weak};
+
 use super::args::{Cursor, MappedBlock};
 use super::call::{Unsettled, lock};
 use super::cancel::Stop;
-use super::chunk::{Division, Progress};
-use super::control::Record;
+use super::chunk::{Division, Ending, Progress};
+use super::control::{Entry, Record};
 use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
 use super::protocol::TaskFailure;
-use super::results::Returned;
+use super::scope::Scope;
 use super::tally::{Noted, Settled, Tally};
 use super::task::{Share, TaskRef};
 use crate::error::Result;
 
 pub(super) fn run(
     plan: &mut Plan<'_>,
-    division: Division,
+    scope: Scope<'_>,
     task: TaskRef,
-    stop: Option<&Stop>,
+    stop: Option<&Arc<Stop>>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Settled> {
-    lock(plan, division, stop)?;
+    lock(plan, stop.map(|stop| &**stop))?;
     let blocks: Vec<_> = plan
         .blocks
         .iter()
@@ -32,7 +34,7 @@ pub(super) fn run(
         })
         .collect();
     let unsettled = Unsettled(&plan.blocks);
-    let mut share = All { next: 0, division, tally: Tally::new(division), stop, progress };
+    let mut share = All { begun: 0, scope, tally: Tally::new(scope), stop, progress };
     let mut cursor = Cursor::new(&plan.leaves, &blocks);
     // SAFETY: the plan was described by the arguments of the task's own type. All its blocks are locked until it is dropped,
     // and chunks run one after another.
@@ -42,12 +44,12 @@ pub(super) fn run(
     Ok(settled)
 }
 
-/// All chunks in their order, until one fails or the call has to stop.
+/// The call's chunks in their order, until one fails or the call has to stop.
 struct All<'c> {
-    next: usize,
-    division: Division,
+    begun: usize,
+    scope: Scope<'c>,
     tally: Tally,
-    stop: Option<&'c Stop>,
+    stop: Option<&'c Arc<Stop>>,
     progress: &'c mut dyn FnMut(Progress),
 }
 
@@ -56,46 +58,69 @@ impl All<'_> {
         if noted == Noted::Done {
             (self.progress)(self.tally.progress());
         } else {
-            self.next = self.division.count;
+            self.begun = self.scope.chunks();
         }
+    }
+
+    /// Ends the call, if it is to end.
+    fn heed_stop(&mut self) -> bool {
+        let Some((stop, reason)) = self.stop.and_then(|stop| Some((stop, stop.reason()?))) else { return false };
+        self.tally.stop(reason, stop.message(reason));
+        true
+    }
+
+    fn was_told(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.has_told())
     }
 }
 
 impl Share for All<'_> {
     fn division(&self) -> Division {
-        self.division
+        self.scope.division
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::Here(self.stop.map_or_else(Weak::new, Arc::downgrade))
     }
 
     fn next(&mut self) -> Option<usize> {
-        if self.next >= self.division.count {
+        if self.begun >= self.scope.chunks() || self.heed_stop() {
             return None;
         }
-        if let Some((stop, reason)) = self.stop.and_then(|stop| Some((stop, stop.reason()?))) {
-            self.tally.stop(reason, stop.message(reason));
-            return None;
-        }
-        self.next += 1;
-        Some(self.next - 1)
+        self.begun += 1;
+        Some(self.scope.only.map_or(self.begun - 1, |only| only[self.begun - 1]))
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
-        let at = self.tally.buffer().len();
-        let returned = match form {
-            Form::Nothing => Returned::Nothing,
+        if self.was_told() {
+            return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
+        }
+        let words = self.tally.buffer();
+        let start = words.len();
+        let entry = match form {
+            Form::Nothing => Entry::Nothing(chunk..chunk + 1),
             Form::Numbers => {
-                self.tally.buffer().extend_from_slice(record.numbers.as_bytes());
-                Returned::Numbers(record.numbers.kinds(), at)
+                record.numbers.write_names(words);
+                let at = words.len();
+                words.extend_from_slice(record.numbers.words());
+                Entry::Numbers(chunk..chunk + 1, record.numbers.kinds(), (start, at))
             }
             Form::Bytes => {
-                self.tally.buffer().extend_from_slice(record.body());
-                Returned::Here(at..at + record.body().len())
+                record.write_value(chunk, words);
+                Entry::Value(chunk, start..words.len())
             }
         };
-        let noted = self.tally.note_done(chunk, returned);
+        let noted = self.tally.note_entry(entry);
         self.note(noted);
     }
 
-    fn failed(&mut self, chunk: usize, failure: TaskFailure, _record: &mut Record) {
+    fn failed(&mut self, chunk: usize, mut failure: TaskFailure, _record: &mut Record) {
+        if self.was_told() {
+            self.heed_stop();
+            if matches!(failure, TaskFailure::Failed(_)) {
+                failure = TaskFailure::Stopped { in_order: true };
+            }
+        }
         let noted = self.tally.note_failed(chunk, &failure);
         self.note(noted);
     }

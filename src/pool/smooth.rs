@@ -26,7 +26,9 @@ pub(crate) fn run<'c, S: System>(
 ) -> Result<Result<Option<Settled>>> {
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
-    let Some(id) = described.filter(|_| crew.is_whole() && limits.stop.is_none() && progress.is_none()) else {
+    let Some(id) =
+        described.filter(|_| crew.is_whole() && limits.stop.is_none() && progress.is_none() && asked.only.is_none())
+    else {
         let running = Running::start_described(crew, asked, limits, (call, described))?;
         return Ok(running.finish(progress).map(Some));
     };

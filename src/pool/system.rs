@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::control::{ControlPage, Mapped, Memory};
 use super::watch::Watch;
+use super::worker::ending;
 use crate::error::Result;
 use crate::start::spawn::{SpawnOptions, StartingWorker, WorkerProcess};
 use crate::sys::clock;
@@ -26,8 +27,8 @@ pub(crate) trait System: Sized + 'static {
     /// Parent: a new page for so many workers.
     fn create_page(workers: usize) -> Result<ControlPage<Self::Memory>>;
 
-    /// Worker: the page behind a descriptor that the parent sent.
-    fn map_page(fd: OwnedFd, workers: usize) -> Result<ControlPage<Self::Memory>>;
+    /// Worker: the page behind a descriptor that the parent sent. From here on its tasks may ask whether a call is to end.
+    fn map_page(fd: OwnedFd, workers: usize) -> Result<Arc<ControlPage<Self::Memory>>>;
 
     /// Parent: begins to start a worker, without waiting for it.
     fn begin(options: &SpawnOptions) -> Result<Self::Starting>;
@@ -88,8 +89,10 @@ impl System for Kernel {
         ControlPage::create(workers)
     }
 
-    fn map_page(fd: OwnedFd, workers: usize) -> Result<ControlPage> {
-        ControlPage::map(fd, workers)
+    fn map_page(fd: OwnedFd, workers: usize) -> Result<Arc<ControlPage>> {
+        let page = Arc::new(ControlPage::map(fd, workers)?);
+        ending::ask(&page);
+        Ok(page)
     }
 
     fn begin(options: &SpawnOptions) -> Result<StartingWorker> {

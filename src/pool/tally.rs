@@ -1,17 +1,22 @@
 //! What has come of a call's chunks, and what went wrong first.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::chunk::{Division, Progress};
 use super::control::Entry;
 use super::protocol::{NOTHING, Outcome, TaskFailure};
-use super::results::{Results, Returned};
+use super::results::Results;
+use super::scope::{Scope, Unit};
 use crate::error::{Error, ErrorKind};
 
 /// The outcomes of a call as they come in.
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Tally {
     division: Division,
+    unit: Unit,
+    /// Chunks and rows that this call does not run; they have the results of an earlier one.
+    skipped: (usize, usize),
     results: Results,
     chunks_done: usize,
     rows_done: usize,
@@ -48,25 +53,44 @@ pub(super) enum Noted {
     Unexpected,
 }
 
+/// Of no chunk.
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new(Scope { division: Division { count: 0, rows: 1, len: 0 }, unit: Unit::Rows, only: None })
+    }
+}
+
 impl Tally {
-    pub(super) fn new(division: Division) -> Self {
-        Self {
+    pub(super) fn new(scope: Scope<'_>) -> Self {
+        let Scope { division, unit, only } = scope;
+        let mut tally = Self {
             division,
+            unit,
+            skipped: (0, 0),
             results: Results::new(division.count),
             chunks_done: 0,
             rows_done: 0,
             workers_lost: 0,
             failure: None,
             cut_short: BTreeSet::new(),
+        };
+        if only.is_some() {
+            for chunks in scope.gaps() {
+                tally.results.skip(chunks.clone());
+                tally.note_done(chunks);
+            }
+            tally.skipped = (tally.chunks_done, tally.rows_done);
         }
+        tally
     }
 
     pub(super) fn progress(&self) -> Progress {
+        let (chunks, rows) = self.skipped;
         Progress {
-            chunks_done: self.chunks_done,
-            chunks: self.division.count,
-            rows_done: self.rows_done,
-            rows: self.division.len,
+            chunks_done: self.chunks_done - chunks,
+            chunks: self.division.count - chunks,
+            rows_done: self.rows_done - rows,
+            rows: self.division.len - rows,
             workers_lost: self.workers_lost,
         }
     }
@@ -90,47 +114,36 @@ impl Tally {
         self.results.is_open(chunk)
     }
 
-    /// Where bytes of results go, see [`Returned::Here`].
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+    /// Where words of results go, see [`Entry`].
+    pub(super) fn buffer(&mut self) -> &mut Vec<u64> {
         self.results.buffer()
     }
 
     pub(super) fn note(&mut self, chunk: usize, outcome: Outcome) -> Noted {
         match outcome {
-            Ok(bytes) if *bytes == NOTHING => self.note_done(chunk, Returned::Nothing),
-            Ok(bytes) => self.note_done(chunk, Returned::Apart(bytes)),
+            Ok(bytes) if *bytes == NOTHING => self.note_entry(Entry::Nothing(chunk..chunk.saturating_add(1))),
+            Ok(bytes) if self.is_open(chunk) => {
+                self.results.set_apart(chunk, bytes);
+                self.note_done(chunk..chunk + 1)
+            }
+            Ok(_) => Noted::Unexpected,
             Err(failure) => self.note_failed(chunk, &failure),
         }
     }
 
-    /// The same for what stands in a worker's area, whose bytes are in the buffer.
+    /// The same for what stands in a worker's area, whose words are in the buffer.
     pub(super) fn note_entry(&mut self, entry: Entry) -> Noted {
         match entry {
-            Entry::Nothing(chunks) => {
-                if chunks.is_empty() {
-                    return Noted::Done;
-                }
-                if !self.results.set_nothing(chunks.clone()) {
-                    return Noted::Unexpected;
-                }
-                self.chunks_done += chunks.len();
-                let rows = self.division.rows_of(chunks.start).start..self.division.rows_of(chunks.end - 1).end;
-                self.rows_done += rows.len();
-                Noted::Done
-            }
-            Entry::Numbers(chunk, kinds, at) => self.note_done(chunk, Returned::Numbers(kinds, at)),
-            Entry::Value(chunk, bytes) => self.note_done(chunk, Returned::Here(bytes)),
+            Entry::Nothing(chunks) if chunks.is_empty() => Noted::Done,
             Entry::Failure(chunk, failure) => self.note_failed(chunk, &failure),
+            entry => self.results.set(entry).map_or(Noted::Unexpected, |chunks| self.note_done(chunks)),
         }
     }
 
-    pub(super) fn note_done(&mut self, chunk: usize, returned: Returned) -> Noted {
-        if !self.is_open(chunk) {
-            return Noted::Unexpected;
-        }
-        self.results.set(chunk, Some(returned));
-        self.chunks_done += 1;
-        self.rows_done += self.division.rows_of(chunk).len();
+    fn note_done(&mut self, chunks: Range<usize>) -> Noted {
+        self.chunks_done += chunks.len();
+        let rows = self.division.rows_of(chunks.start).start..self.division.rows_of(chunks.end - 1).end;
+        self.rows_done += rows.len();
         Noted::Done
     }
 
@@ -139,6 +152,18 @@ impl Tally {
             return Noted::Unexpected;
         }
         let (kind, what) = match failure {
+            TaskFailure::Stopped { in_order } => {
+                // It is told why the call had to end, and that was noted before.
+                if !in_order {
+                    self.cut_short.insert(chunk);
+                }
+                self.results.set_failed(chunk);
+                if self.failure.is_none() {
+                    // A callback has panicked: then nobody reads it.
+                    self.fail(None, ErrorKind::Cancelled, "a task was told that the call is to end".to_owned());
+                }
+                return Noted::Failed;
+            }
             TaskFailure::Failed(message) => (ErrorKind::TaskFailed, format!("failed: {message}")),
             TaskFailure::Panicked { message, place: Some(place) } => {
                 (ErrorKind::TaskPanicked, format!("panicked at {place}: {message}"))
@@ -149,7 +174,7 @@ impl Tally {
         if matches!(failure, TaskFailure::Panicked { .. }) {
             self.cut_short.insert(chunk);
         }
-        self.results.set(chunk, None);
+        self.results.set_failed(chunk);
         self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
         Noted::Failed
     }
@@ -185,8 +210,12 @@ impl Tally {
 
     /// A chunk, for a message.
     pub(super) fn describe(&self, chunk: usize) -> String {
-        let rows = self.division.rows_of(chunk);
-        format!("rows {}..{} (chunk {chunk} of {})", rows.start, rows.end, self.division.count)
+        let (rows, count) = (self.division.rows_of(chunk), self.division.count);
+        match self.unit {
+            Unit::Rows => format!("rows {}..{} (chunk {chunk} of {count})", rows.start, rows.end),
+            Unit::Items => format!("item {}", rows.start),
+            Unit::Whole => "the only chunk".to_owned(),
+        }
     }
 
     /// To be called when nobody works on the call any more.
@@ -202,7 +231,13 @@ impl Tally {
             stays: false,
         });
         let rows: usize = unfinished.iter().map(ExactSizeIterator::len).sum();
-        let message = format!("{} ({rows} of {} rows are not finished)", failure.message, self.division.len);
+        let message = match self.unit {
+            Unit::Whole => failure.message,
+            unit => {
+                let (all, unit) = (self.division.len - self.skipped.1, unit.plural());
+                format!("{} ({rows} of {all} {unit} are not finished)", failure.message)
+            }
+        };
         let failure = Error::new(failure.kind, message).with_rows(unfinished);
         let cut_short =
             failure.kind() == ErrorKind::WorkerDied || !self.cut_short.iter().all(|&chunk| self.results.is_done(chunk));

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 
 use super::args::{Args, Cursor, mark_of, mix};
-use super::chunk::{Chunk, Division};
+use super::chunk::{Chunk, Division, Ending};
 use super::control::Record;
 use super::numbers::Form;
 use super::plan::encode_to;
@@ -38,6 +38,9 @@ type RunFn = unsafe fn(usize, &mut Cursor<'_>, &mut dyn Share, &mut Record);
 pub(crate) trait Share {
     /// How the call is cut into chunks.
     fn division(&self) -> Division;
+
+    /// Where it stands whether the call is to end.
+    fn ending(&self) -> Ending;
 
     /// The next chunk, which nobody else has.
     fn next(&mut self) -> Option<usize>;
@@ -147,8 +150,9 @@ unsafe fn run<A: Args, R, K: Kind<R>>(
     let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
     let found = A::find(cursor);
     let division = share.division();
+    let mut chunk = Chunk::of_call(division, share.ending());
     while let Some(index) = share.next() {
-        let chunk = Chunk::new(index, division);
+        chunk.go_to(index, division);
         let ended = match &found {
             Ok(found) => ended(|| {
                 // SAFETY: found right here; the rest is passed on.

@@ -1,13 +1,15 @@
 //! What others have put into `/dev/shm` neither crashes the tool nor holds it up nor writes to the terminal.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ndshm::{BlockFile, SharedArray, SharedMemory};
 
-use crate::{Ran, alone, npy, run, shm};
+use crate::{Ran, alone, npy, run, shm, tool};
 
 const F8: &str = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000, 100), }";
 
@@ -202,6 +204,26 @@ fn a_writer_is_waited_for_so_long_and_no_longer() {
     assert!(run(&["save", "busy", "/dev/shm/x"]).error().contains("--force"));
     run(&["save", "--force", "busy", "/dev/shm/x"]).stdout();
     assert!(BlockFile::open_named("x").unwrap().array().is_ok());
+}
+
+/// It waited for ten seconds without a word.
+#[test]
+fn who_waits_for_a_writer_is_told_so() {
+    if !alone("hostile::who_waits_for_a_writer_is_told_so", 16) {
+        return;
+    }
+    let mut array = SharedArray::<f64, _>::options().name("busy").zeros(10).unwrap();
+    let guard = array.write().unwrap();
+    let inspect = ["inspect", "busy", "--timeout", "60"];
+    let mut waiting = tool().args(inspect).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(waiting.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+    let me = std::process::id();
+    assert_eq!(told, format!("ndshm: waiting for process {me}, which is writing /dev/shm/busy, for at most 60s\n"));
+    drop(guard);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("array of 10 elements"), "{output:?}");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! The steps of a process, and its death between two of them.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::scenario::Memory;
 use super::trace::Who;
@@ -25,6 +28,9 @@ pub(super) struct Life {
     late: Cell<bool>,
     /// Where it slept last.
     bed: RefCell<Option<Rc<memory::Cell>>>,
+    /// Its socket, for a task that does what it should not.
+    socket: Cell<Option<RawFd>>,
+    hung_up: Cell<bool>,
     /// The chunk that it began last, unless it came to its end and was told since.
     pub(super) chunk: Cell<Option<usize>>,
 }
@@ -47,6 +53,8 @@ impl Life {
             looks: Cell::new(0),
             late: Cell::new(false),
             bed: RefCell::default(),
+            socket: Cell::new(None),
+            hung_up: Cell::new(false),
             chunk: Cell::new(None),
         }
     }
@@ -87,6 +95,21 @@ impl Life {
     pub(super) fn is_stuck(&self) {
         steps::wait_until(|| false);
         self.doomed.set(true);
+    }
+
+    pub(super) fn speaks_through(&self, socket: BorrowedFd<'_>) {
+        self.socket.set(Some(socket.as_raw_fd()));
+    }
+
+    /// Closes its socket and lives on.
+    pub(super) fn hang_up(&self) {
+        let socket = self.socket.get().expect("it has a socket");
+        shutdown(socket, Shutdown::Both).expect("it can be closed");
+        self.hung_up.set(true);
+    }
+
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.hung_up.get()
     }
 
     fn is_over(&self) -> bool {

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::checker::{self, Join, Thread};
 use super::life::{Death, Life, die};
 use super::memory::{self, Cell, Page, Seen};
-use super::scenario::{Ending, Memory, Scenario};
-use super::stage::Stage;
-use super::steps::{self, Around, mix};
+use super::scenario::{Ending, Length, Memory, Returns, Scenario};
+use super::stage::{Reasons, Stage};
+use super::steps::{self, Around, When, mix};
 use super::trace::{self, Who};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::CancelToken;
@@ -57,6 +57,14 @@ pub(super) struct Machine {
     alert: Plain<bool>,
     /// The pool is being dropped: nobody dies from here on, and no news are made of who ends.
     farewell: Plain<bool>,
+    /// How many calls have begun.
+    pub(super) calls: Plain<usize>,
+    /// How many chunks the caller was told of.
+    pub(super) told: Plain<usize>,
+    /// The file that is lent is too short.
+    pub(super) cut: Plain<bool>,
+    /// Somebody could not be started.
+    short: Plain<bool>,
     /// What ends the call.
     pub(super) token: CancelToken,
     /// A call runs that may be told to end.
@@ -105,6 +113,7 @@ impl Machine {
         MACHINE.set(Some(Rc::clone(&machine)));
         let mut threads: Vec<_> = (0..scenario.workers).map(inhabit).collect();
         threads.extend(scenario.ending.map(|ending| machine.end_call(ending)));
+        machine.expect_mischief();
         parent(&machine);
         for place in &machine.places {
             place.door.publish(CLOSED);
@@ -135,6 +144,10 @@ impl Machine {
             gone: Plain::new(0),
             alert: Plain::new(scenario.ending.is_some()),
             farewell: Plain::new(false),
+            calls: Plain::new(0),
+            told: Plain::new(0),
+            cut: Plain::new(false),
+            short: Plain::new(false),
             token: CancelToken::new(),
             stoppable: Plain::new(false),
             stopped: Plain::new(false),
@@ -172,21 +185,58 @@ impl Machine {
         place.and_then(|place| place.alive.borrow().clone()).expect("a worker runs")
     }
 
-    pub(super) fn was_stopped(&self) -> bool {
-        self.stopped.get()
+    pub(super) fn reasons(&self) -> Reasons {
+        Reasons { stopped: self.stopped.get(), cut: self.cut.get(), unstartable: self.short.get() }
+    }
+
+    /// Workers start, but for those that cannot.
+    pub(super) fn expect_started(&self, started: Result<()>) {
+        if let Err(error) = started {
+            assert!(self.short.get(), "workers start: {error}");
+        }
+    }
+
+    /// What others do: somebody cuts the file that is lent, the thread that watches hears of closed sockets.
+    fn expect_mischief(self: &Rc<Self>) {
+        if let Some(array) = self.scenario.array().filter(|_| self.scenario.length == Length::MayShrink) {
+            let (first, machine) = (Rc::clone(self), Rc::clone(self));
+            let cut = move || {
+                trace::note(Who::Parent, "is short of a file", (0, 0), 0);
+                array.cut();
+                machine.cut.set(true);
+            };
+            steps::spawn_event(move || first.calls.get() == 1 && first.stage.is_open(), When::Perhaps, cut);
+        }
+        let is_deaf = |returns: &Returns| matches!(returns, Returns::NothingDeaf | Returns::NeverDeaf);
+        let deaf = self.scenario.calls.iter().flat_map(|call| call.iter()).filter(|returns| is_deaf(returns)).count();
+        let most = u32::try_from(deaf).unwrap_or(u32::MAX) * (1 + self.scenario.retries);
+        for times in 0..most {
+            let machine = Rc::clone(self);
+            let is_heard = move || machine.stage.hung_up() > times && !machine.farewell.get();
+            steps::spawn_event(is_heard, When::Surely, || Self::current().make_news());
+        }
+    }
+
+    /// The thread that watches has heard of an end.
+    fn make_news(&self) {
+        self.news.swap(1, Release);
+        let bell = self.bell.borrow().clone();
+        bell.expect("somebody watches").ring_parent();
     }
 
     /// What there is beside memory.
     pub(super) fn around() -> Around {
         MACHINE.with_borrow(|machine| {
             let Some(machine) = machine else { return Around { seen: 0, checked: 0, alert: true } };
-            let flags = [&machine.stopped, &machine.out_of_grace, &machine.stoppable, &machine.farewell];
-            let flags =
+            let Machine { stopped, out_of_grace, stoppable, farewell, cut, short, .. } = &**machine;
+            let flags = [stopped, out_of_grace, stoppable, farewell, cut, short];
+            let flags: u64 =
                 flags.iter().fold(machine.life.is_late().into(), |bits, flag| bits << 1 | u64::from(flag.get()));
             // Before it has news, the parent looks at nobody who is gone.
             let alert = machine.alert.get();
-            let seen = mix(if alert { machine.gone.get() } else { 0 }, flags);
-            Around { seen, checked: mix(machine.gone.get(), machine.stage.digest()), alert }
+            let seen = mix(if alert { machine.gone.get() } else { 0 }, mix(flags, machine.stage.who_hung_up()));
+            let done = mix((machine.calls.get() << 8 | machine.told.get()) as u64, machine.stage.digest());
+            Around { seen, checked: mix(machine.gone.get(), done), alert }
         })
     }
 
@@ -198,7 +248,12 @@ impl Machine {
         // Tasks that do not end have to be killed some time later; the others are waited for.
         let never_ends = self.scenario.never_ends();
         let is_soon = Rc::clone(self);
-        steps::spawn_event(move || is_soon.stoppable.get(), !never_ends, move || Self::current().stop(ending));
+        let when = match ending {
+            Ending::Quiet => When::AtLast,
+            Ending::Token | Ending::Deadline if never_ends => When::Surely,
+            Ending::Token | Ending::Deadline => When::Perhaps,
+        };
+        steps::spawn_event(move || is_soon.stoppable.get(), when, move || Self::current().stop(ending));
         if !never_ends {
             return Join::nothing();
         }
@@ -209,7 +264,7 @@ impl Machine {
             machine.out_of_grace.set(true);
             machine.life.let_time_pass();
         };
-        steps::spawn_event(move || is_soon.stopped.get() && is_soon.stoppable.get(), false, out_of_grace);
+        steps::spawn_event(move || is_soon.stopped.get() && is_soon.stoppable.get(), When::Surely, out_of_grace);
         Join::nothing()
     }
 
@@ -220,11 +275,14 @@ impl Machine {
 
     fn stop(&self, ending: Ending) {
         trace::note(Who::Parent, "has to stop", (0, 0), 0);
+        if let Ending::Quiet = ending {
+            self.stage.check_in_time(self.told.get());
+        }
         self.stopped.set(true);
         self.token.cancel();
         match ending {
             // From another thread, which rings.
-            Ending::Token => {
+            Ending::Token | Ending::Quiet => {
                 let bell = self.bell.borrow().clone();
                 bell.expect("the pool is there").ring_parent();
             }
@@ -262,6 +320,7 @@ fn live_as(machine: &Machine, index: usize, socket: Socket, child: &Child) {
         });
         machine.newborn.replace(Some(Rc::clone(&child.life)));
         let socket = Rc::into_inner(socket).expect("nobody waits for it");
+        child.life.speaks_through(socket.as_fd());
         work_in::<Model>(socket, index)
     };
     checker::set_mortal(true);
@@ -287,9 +346,7 @@ fn live_as(machine: &Machine, index: usize, socket: Socket, child: &Child) {
     child.ended.publish(1);
     if !machine.farewell.get() {
         // The thread that watches: it learns of it some time later.
-        machine.news.swap(1, Release);
-        let bell = machine.bell.borrow().clone();
-        bell.expect("somebody watches").ring_parent();
+        machine.make_news();
     }
 }
 
@@ -307,10 +364,11 @@ impl System for Model {
         Ok(ControlPage::over(Seen::new(machine.page(workers), &machine.life), machine.null(), workers))
     }
 
-    fn map_page(fd: OwnedFd, workers: usize) -> Result<ControlPage<Seen>> {
+    #[expect(clippy::arc_with_non_send_sync, reason = "all of a checker's threads are coroutines of one thread")]
+    fn map_page(fd: OwnedFd, workers: usize) -> Result<Arc<ControlPage<Seen>>> {
         let machine = Machine::current();
         let life = machine.newborn.take().expect("somebody was born");
-        Ok(ControlPage::over(Seen::new(machine.page(workers), &life), fd, workers))
+        Ok(Arc::new(ControlPage::over(Seen::new(machine.page(workers), &life), fd, workers)))
     }
 
     fn begin(options: &SpawnOptions) -> Result<WorkerProcess<Handle>> {
@@ -322,6 +380,10 @@ impl System for Model {
         let (socket, theirs) = Socket::pair()?;
         let pid = machine.pids.get();
         machine.pids.set(pid + 1);
+        if machine.scenario.unstartable.contains(&pid) {
+            machine.short.set(true);
+            return Err(Error::new(ErrorKind::Io, "no worker can be started"));
+        }
         let scenario = machine.scenario;
         let life = Rc::new(Life::new(Who::Worker(pid), scenario.memory, scenario.last_step_of(pid)));
         let (gone, killed, how) = (Plain::new(false), Plain::new(false), Plain::new(Ended::Unknown));
@@ -377,7 +439,8 @@ impl Process for Handle {
             return Ok(());
         }
         let machine = Machine::current();
-        assert!(machine.out_of_grace.get(), "worker {} is healthy, and was killed", child.pid);
+        let is_ill = machine.out_of_grace.get() || machine.cut.get() || child.life.has_hung_up();
+        assert!(is_ill, "worker {} is healthy, and was killed", child.pid);
         trace::note(Who::Worker(child.pid), "is killed", (0, 0), 0);
         child.killed.set(true);
         if let Some(thread) = &*machine.places[child.place].thread.borrow() {
@@ -398,8 +461,11 @@ impl Process for Handle {
         self.0.how.get()
     }
 
-    /// Whoever was told to end does so in time.
+    /// Whoever was told to end does so in time, and whoever has closed its socket by mistake does not.
     fn wait_timeout(&self, _timeout: Duration) -> Option<Ended> {
+        if self.0.life.has_hung_up() && !self.has_ended() {
+            return None;
+        }
         Some(self.wait())
     }
 }

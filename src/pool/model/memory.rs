@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::checker::{self, Region, Thread};
 use super::life::{Life, die};
-use super::steps::mix;
+use super::steps::{self, mix};
 use super::{scenario, trace};
 use crate::pool::control::{ControlPage, Memory, Word, Words};
 
 /// The words of a line that are used at all.
-const WORDS_OF_A_LINE: usize = 4;
+const WORDS_OF_A_LINE: usize = 5;
+/// More of them are not looked at.
+const MESSAGES: usize = 8;
 const EIGHT: usize = size_of::<u64>();
 
 thread_local! {
@@ -27,12 +29,34 @@ pub(super) fn set_portion(portion: usize) {
 /// A word, and who sleeps on it.
 pub(super) struct Cell {
     value: checker::Word,
+    /// What the word counts, where it counts messages: loom has to know that they are there before.
+    messages: Vec<Region>,
     sleepers: RefCell<Vec<Thread>>,
 }
 
 impl Cell {
     pub(super) fn new() -> Self {
-        Self { value: checker::Word::new(), sleepers: RefCell::default() }
+        Self { value: checker::Word::new(), messages: Vec::new(), sleepers: RefCell::default() }
+    }
+
+    /// One that counts messages.
+    fn counting() -> Self {
+        let most = if steps::runs() { 0 } else { MESSAGES };
+        Self { messages: (0..most).map(|_| Region::new()).collect(), ..Self::new() }
+    }
+
+    /// A message was sent that is about to be counted.
+    fn send(&self, count: u64) {
+        let at = usize::try_from(count).ok().and_then(|count| count.checked_sub(1));
+        if let Some(message) = at.and_then(|at| self.messages.get(at)) {
+            message.write(|| count);
+        }
+    }
+
+    /// So many are there.
+    fn receive(&self, count: u64) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.messages.iter().take(count).for_each(Region::read);
     }
 
     pub(super) fn load(&self, order: Ordering) -> u64 {
@@ -117,10 +141,11 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn new(workers: usize) -> Self {
         type Control = ControlPage<Seen>;
-        let line = || (0..WORDS_OF_A_LINE).map(|_| Rc::new(Cell::new())).collect();
+        let word = |line, place| if Control::counts_messages(line, place) { Cell::counting() } else { Cell::new() };
+        let line = |line| (0..WORDS_OF_A_LINE).map(|place| Rc::new(word(line, place))).collect();
         let description_at = Control::description_offset(workers);
         Self {
-            lines: (0..Control::lines(workers)).map(|_| line()).collect(),
+            lines: (0..Control::lines(workers)).map(line).collect(),
             description: Area::new(),
             description_at,
             results: (0..workers * Seen::RESULTS_LEN / EIGHT).map(|_| Area::new()).collect(),
@@ -169,7 +194,7 @@ impl Words for Seen {
 
 impl Memory for Seen {
     const DESCRIPTION_LEN: usize = 1024;
-    /// Room for two small outcomes, or for one and the end of a run.
+    /// Room for two small outcomes, for one and the end of a range, or for two numbers in a run.
     const RESULTS_LEN: usize = 4 * EIGHT;
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
@@ -185,6 +210,10 @@ impl Memory for Seen {
                 area.write(*bytes);
             }
         }
+    }
+
+    fn put(&self, offset: usize, words: &[u64]) {
+        self.copy_in(offset, bytemuck::cast_slice(words));
     }
 
     fn copy_out(&self, offset: usize, out: &mut [u8]) {
@@ -220,11 +249,17 @@ impl SeenWord {
 
 impl Word for SeenWord {
     fn load(&self, order: Ordering) -> u64 {
-        if self.life.goes_on() { self.note("load", self.cell.value.load(self.ordered(order))) } else { 0 }
+        if !self.life.goes_on() {
+            return 0;
+        }
+        let value = self.cell.value.load(self.ordered(order));
+        self.cell.receive(value);
+        self.note("load", value)
     }
 
     fn store(&self, value: u64, order: Ordering) {
         if self.life.goes_on() {
+            self.cell.send(value);
             self.cell.value.store(value, self.ordered(order));
             self.note("store", value);
         }

@@ -71,7 +71,7 @@ mod stage;
 mod steps;
 mod trace;
 
-use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, Nothing};
+use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, NeverDeaf, Nothing, NothingDeaf, Number};
 use scenario::{Ending, Memory, Scenario, check_deaths};
 
 use super::control::MAX_CALL;
@@ -88,6 +88,23 @@ fn outcomes_arrive_by_every_way() {
     let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk().check();
     looked_at(&[&[Nothing, Much, Nothing]]);
     looked_at(&[&[Little, Little]]);
+}
+
+#[test]
+fn numbers_arrive_in_runs() {
+    Scenario::new(1, &[&[Number, Number], &[Number]]).preemptions(1).check();
+    let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk();
+    looked_at(&[&[Number, Number]]).check();
+    looked_at(&[&[Number, Nothing, Number]]).memory(Memory::Strong).check();
+    looked_at(&[&[Number, Little]]).check();
+}
+
+#[test]
+fn a_worker_waits_for_room() {
+    Scenario::new(1, &[&[Number, Number, Number]]).preemptions(1).check();
+    Scenario::new(1, &[&[Little, Little, Little]]).preemptions(1).check();
+    let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk();
+    looked_at(&[&[Number, Number, Number]]).memory(Memory::Strong).check();
 }
 
 #[test]
@@ -143,6 +160,13 @@ fn a_worker_dies_with_outcomes_on_their_way() {
 }
 
 #[test]
+fn a_worker_dies_with_numbers_in_its_hands() {
+    let scenario = || Scenario::new(1, &[&[Number, Number, Number]]).preemptions(0);
+    check_deaths(0, scenario);
+    check_deaths(0, || scenario().news_after_each_chunk().memory(Memory::Strong));
+}
+
+#[test]
 fn lost_chunks_run_again() {
     check_deaths(0, || Scenario::new(1, &[&[Nothing, Nothing]]).preemptions(0).retries(1));
     check_deaths(1, || Scenario::new(2, &[&[Nothing, Little]]).preemptions(0).retries(1));
@@ -168,6 +192,12 @@ fn descriptions_arrive_by_mail() {
 #[should_panic(expected = "Causality violation")]
 fn without_orderings_what_was_written_is_not_there() {
     Scenario::new(1, &[&[Little]]).watched().preemptions(1).memory(Memory::Relaxed).check();
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_orderings_numbers_are_not_there() {
+    Scenario::new(1, &[&[Number, Number]]).news_after_each_chunk().preemptions(1).memory(Memory::Relaxed).check();
 }
 
 #[test]
@@ -211,6 +241,15 @@ fn two_of_two_workers_die() {
 #[test]
 fn two_of_two_workers_die_and_lost_chunks_run_again() {
     Scenario::new(2, &[&[Nothing, Nothing]]).preemptions(0).retries(1).check_steps(2);
+}
+
+#[test]
+fn workers_with_numbers_die() {
+    let looked_at = |scenario: Scenario| scenario.news_after_each_chunk().preemptions(0);
+    looked_at(Scenario::new(1, &[&[Number, Number, Number], &[Number]])).check_steps(2);
+    looked_at(Scenario::new(1, &[&[Number, Little, Number]])).retries(1).check_steps(1);
+    looked_at(Scenario::new(2, &[&[Number, Number, Number]])).check_steps(1);
+    looked_at(Scenario::new(1, &[&[Little, Little, Little], &[Nothing]])).preemptions(1).check_steps(0);
 }
 
 #[test]
@@ -260,4 +299,49 @@ fn call_numbers_begin_again() {
     let last = |scenario: Scenario| scenario.numbers(MAX_CALL, 1);
     last(Scenario::new(1, &[&[Nothing], &[Nothing]])).preemptions(1).check_steps(1);
     last(Scenario::new(2, &[&[Nothing, Nothing], &[Nothing]])).preemptions(0).check_steps(1);
+}
+
+#[test]
+fn the_caller_is_told_of_what_is_done_while_other_chunks_run() {
+    let told = |calls| Scenario::new(1, calls).watched().news_after_each_chunk().ending(Ending::Quiet).preemptions(1);
+    told(&[&[Nothing, Little, Never], &[Nothing]]).check_steps(0);
+    told(&[&[Much, Never]]).check_steps(0);
+    Scenario::new(1, &[&[Failure, Never]]).ending(Ending::Quiet).preemptions(1).check_steps(0);
+}
+
+#[test]
+fn a_worker_closes_its_socket_and_lives() {
+    Scenario::new(1, &[&[NothingDeaf, Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    Scenario::new(1, &[&[NothingDeaf, Nothing]]).preemptions(0).retries(1).check_steps(1);
+    Scenario::new(2, &[&[Nothing, NothingDeaf, Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn a_worker_closes_its_socket_and_does_not_end() {
+    Scenario::new(1, &[&[NeverDeaf], &[Nothing]]).preemptions(1).check_steps(0);
+    Scenario::new(1, &[&[NeverDeaf, Nothing]]).preemptions(0).retries(1).check_steps(0);
+}
+
+#[test]
+fn arrays_are_lent_and_dropped() {
+    let lent = |workers, calls| Scenario::new(workers, calls).lends(&[true, false, true]);
+    lent(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    lent(1, &[&[Nothing, Nothing], &[Nothing], &[Nothing]]).preemptions(0).retries(1).check_steps(1);
+    lent(2, &[&[Nothing, Nothing], &[Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn workers_refuse_what_they_cannot_map() {
+    let cut = |workers, calls| Scenario::new(workers, calls).lends(&[true, true]).and_is_cut();
+    cut(1, &[&[Nothing], &[Nothing]]).preemptions(1).check_steps(0);
+    cut(1, &[&[Nothing, Nothing], &[Nothing]]).preemptions(0).retries(1).check_steps(1);
+    cut(2, &[&[Nothing, Nothing], &[Nothing]]).preemptions(0).check_steps(0);
+}
+
+#[test]
+fn workers_cannot_be_started() {
+    let missing = |scenario: Scenario| scenario.cannot_start(2..4).numbers(5, 1 << 16).preemptions(0);
+    missing(Scenario::new(2, &[&[Nothing, Nothing, Nothing], &[Nothing]])).check_steps(1);
+    missing(Scenario::new(2, &[&[Nothing, Nothing, Nothing]]).retries(1)).check_steps(1);
+    Scenario::new(1, &[&[Nothing, Nothing], &[Nothing]]).cannot_start(1..2).preemptions(0).retries(1).check_steps(1);
 }

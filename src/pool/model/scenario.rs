@@ -1,24 +1,30 @@
 //! What is looked at: so many workers, calls and deaths.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::fs::File;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ndarray::Ix1;
 use serde_bytes::ByteBuf;
 
 use super::checker;
 use super::machine::{Machine, Model};
 use super::steps::{self, Bounds};
 use super::trace;
+use crate::SharedArray;
 use crate::pool::cancel::{Stop, StopOptions};
 use crate::pool::chunk::{Division, Progress};
 use crate::pool::crew::{Crew, CrewOptions};
-use crate::pool::plan::Leaf;
+use crate::pool::plan::{BlockAccess, BlockUse, Leaf};
 use crate::pool::protocol::Asked;
 use crate::pool::results::Results;
 use crate::pool::running::Limits;
 use crate::pool::schedule::Schedule;
+use crate::pool::scope::Unit;
 use crate::pool::smooth;
 use crate::pool::tally::Settled;
 use crate::pool::task::{Fallible, TaskRef};
@@ -26,8 +32,10 @@ use crate::pool::task::{Fallible, TaskRef};
 /// What a chunk's task returns, and so which way it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Returns {
-    /// Noted as a run of chunks.
+    /// Noted as a range of chunks.
     Nothing,
+    /// Into the worker's area, in a run of numbers.
+    Number,
     /// Into the worker's area.
     Little,
     /// Through its socket.
@@ -38,6 +46,10 @@ pub(super) enum Returns {
     FailureAtLength,
     /// It does not return: its worker has to be killed.
     Never,
+    /// It closes its worker's socket, and returns nothing.
+    NothingDeaf,
+    /// It closes its worker's socket, and does not return.
+    NeverDeaf,
 }
 
 /// What ends the first call before it is done.
@@ -45,6 +57,16 @@ pub(super) enum Returns {
 pub(super) enum Ending {
     Token,
     Deadline,
+    /// A token, but not before nothing else can happen.
+    Quiet,
+}
+
+/// What becomes of a file that is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Stays,
+    /// At any time of the first call, or never.
+    MayShrink,
 }
 
 /// What loads and stores do.
@@ -75,6 +97,12 @@ pub(super) struct Scenario {
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
     pub(super) ending: Option<Ending>,
+    /// In which calls an array is lent. When such a call is over the array is dropped.
+    pub(super) lent: &'static [bool],
+    /// Of the array's file.
+    pub(super) length: Length,
+    /// Which of the workers cannot be started, as they are counted.
+    pub(super) unstartable: Range<u32>,
     schedule: Schedule,
     /// How many bytes the tasks' argument has.
     argument: usize,
@@ -83,6 +111,7 @@ pub(super) struct Scenario {
     preemptions: Option<usize>,
     /// Who dies before which of its steps. Workers are counted as they start.
     deaths: Vec<(u32, usize)>,
+    array: OnceLock<Lent>,
     executions: AtomicUsize,
     /// Somebody has died so in some execution.
     died: AtomicBool,
@@ -100,11 +129,15 @@ impl Scenario {
             watched: false,
             farewell: false,
             ending: None,
+            lent: &[],
+            length: Length::Stays,
+            unstartable: 0..0,
             schedule: Schedule::Dynamic,
             argument: 0,
             numbers: (1, 1),
             preemptions: None,
             deaths: Vec::new(),
+            array: OnceLock::new(),
             executions: AtomicUsize::new(0),
             died: AtomicBool::new(false),
         }
@@ -144,6 +177,21 @@ impl Scenario {
         Self { ending: Some(ending), ..self }
     }
 
+    /// In these calls an array is lent, and then dropped.
+    pub(super) fn lends(self, lent: &'static [bool]) -> Self {
+        Self { lent, ..self }
+    }
+
+    /// Somebody may make the array's file shorter in the first call.
+    pub(super) fn and_is_cut(self) -> Self {
+        Self { length: Length::MayShrink, ..self }
+    }
+
+    /// These workers cannot be started, as they are counted.
+    pub(super) fn cannot_start(self, unstartable: Range<u32>) -> Self {
+        Self { unstartable, ..self }
+    }
+
     pub(super) fn schedule(self, schedule: Schedule) -> Self {
         Self { schedule, ..self }
     }
@@ -159,7 +207,7 @@ impl Scenario {
     }
 
     pub(super) fn never_ends(&self) -> bool {
-        self.calls.iter().any(|call| call.contains(&Returns::Never))
+        self.calls.iter().any(|call| call.iter().any(|returns| returns.is_for_ever()))
     }
 
     fn preemption_bound(&self) -> Option<usize> {
@@ -168,6 +216,11 @@ impl Scenario {
             Ok(more) => Some(more.parse().expect("NDSHM_MODEL_PREEMPTIONS is a number or `all`")),
             Err(_) => self.preemptions,
         }
+    }
+
+    /// What is lent, if anything, in all executions.
+    pub(super) fn array(&self) -> Option<&Lent> {
+        (!self.lent.is_empty()).then(|| self.array.get_or_init(Lent::new))
     }
 
     pub(super) fn last_step_of(&self, worker: u32) -> Option<usize> {
@@ -238,6 +291,8 @@ pub(super) fn check_deaths(worker: u32, scenario: impl Fn() -> Scenario) {
 /// What a pool's calls do, as in `call`, without their arrays.
 fn parent(machine: &Machine) {
     let scenario = machine.scenario;
+    let array = scenario.array();
+    array.inspect(|array| array.make_whole());
     let options = CrewOptions { workers: scenario.workers, cpus: scenario.workers, ..CrewOptions::default() };
     let mut crew = Crew::<Model>::start_in(options).expect("workers start");
     let task =
@@ -247,17 +302,30 @@ fn parent(machine: &Machine) {
     crew.skip_to_call(first - 1);
     for (number, &returns) in scenario.calls.iter().enumerate() {
         machine.stage.begin(returns);
+        machine.calls.set(number + 1);
         let stop = scenario.ending.filter(|_| number == 0).and_then(|_| {
             let grace = Duration::from_secs(60);
             Stop::begin(StopOptions { tokens: vec![machine.token.clone()], grace, ..StopOptions::default() }, None)
         });
         machine.stoppable.set(stop.is_some());
         crew.heed(stop.clone());
-        crew.replace_dead().expect("workers start");
+        machine.expect_started(crew.replace_dead());
+        let lent = array.filter(|_| scenario.lent[number]);
+        let blocks: Vec<_> = lent.map(Lent::block).into_iter().collect();
         let division = Division { count: returns.len(), rows: 1, len: returns.len() };
-        let asked = Asked { task, division, schedule: scenario.schedule, blocks: &[], leaves: &leaves };
+        let asked = Asked {
+            task,
+            division,
+            unit: Unit::Rows,
+            only: None,
+            schedule: scenario.schedule,
+            blocks: &blocks,
+            leaves: &leaves,
+        };
         let limits = Limits { retries: scenario.retries, stop: stop.as_ref() };
-        let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut |_| ()) } else { None };
+        let mut tell = |progress: Progress| machine.told.set(progress.chunks_done);
+        let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut tell) } else { None };
+        let before = crew.last_call();
         let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
         let settled = settled.expect("no process was forked").unwrap_or_else(|| Settled {
             results: Results::of_nothing(returns.len()),
@@ -265,9 +333,18 @@ fn parent(machine: &Machine) {
             cut_short: false,
         });
         machine.stoppable.set(false);
-        machine.stage.check(&settled, scenario.retries, machine.was_stopped());
+        machine.stage.check(&settled, scenario.retries, machine.reasons());
+        if let Some(rounds) = crew.last_call().checked_sub(before) {
+            let most = 1 + u64::from(machine.stage.deaths_in_call());
+            assert!(rounds <= most, "chunks are handed out once, and again where somebody has died: {rounds} times");
+        }
         crew.heed(None);
-        crew.replace_dead().expect("workers start");
+        machine.expect_started(crew.replace_dead());
+        if let Some(array) = lent {
+            array.make_whole();
+            machine.cut.set(false);
+            crew.forget(&mut vec![array.serial()]);
+        }
         if apart > 1 {
             crew.skip_to_call(first + number as u64 * apart + apart - 1);
         }
@@ -277,4 +354,46 @@ fn parent(machine: &Machine) {
     }
     machine.say_farewell();
     drop(crew);
+}
+
+/// An array that is lent: a file.
+pub(super) struct Lent {
+    file: File,
+    array: SharedArray<u8, Ix1>,
+}
+
+impl fmt::Debug for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lent")
+    }
+}
+
+impl Lent {
+    const LEN: usize = 8;
+
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("there is room for a file");
+        let path = folder.path().join("lent.npy");
+        let array = SharedArray::create_npy(&path, Self::LEN).expect("an array in a file");
+        let file = File::options().write(true).open(path).expect("the array's file");
+        Self { file, array }
+    }
+
+    fn block(&self) -> BlockUse<'_> {
+        BlockUse { core: self.array.core(), access: BlockAccess::Read, held: None }
+    }
+
+    fn serial(&self) -> u64 {
+        self.array.core().memory().lock().block().serial()
+    }
+
+    /// Whoever maps it from here on finds that it is too short.
+    pub(super) fn cut(&self) {
+        self.file.set_len(1).expect("a file can be cut");
+    }
+
+    fn make_whole(&self) {
+        let len = self.array.core().memory().size();
+        self.file.set_len(len as u64).expect("a file can grow");
+    }
 }

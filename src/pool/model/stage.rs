@@ -1,9 +1,11 @@
 //! What the tasks of a call do, and what is expected of calls.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 
 use loom::cell::UnsafeCell;
-use serde_bytes::ByteBuf;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::life::Life;
 use super::scenario::{Returns, Scenario};
@@ -27,6 +29,10 @@ pub(super) struct Stage {
     deaths_before: Cell<u32>,
     /// What was seen in a task, where a panic would be the task's.
     wrong: RefCell<Option<String>>,
+    /// How many workers have closed their sockets and lived on, and who, as a hash.
+    hung_up: Cell<(u32, u64)>,
+    /// A task had failed when nothing more could happen.
+    failed_in_time: Cell<bool>,
     /// What was sent by socket, by whom and in which order, as a hash.
     sent: Cell<u64>,
 }
@@ -42,6 +48,51 @@ struct Row {
 /// So many bytes do not fit into a worker's area.
 const LARGE: usize = 100;
 
+/// What a task returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Nothing,
+    Number(u64),
+    /// So many of the same.
+    Bytes(u8, usize),
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Nothing => serializer.serialize_none(),
+            Self::Number(number) => serializer.serialize_u64(number),
+            Self::Bytes(byte, len) => serializer.serialize_bytes(&[byte; LARGE][..len]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl Visitor<'_> for Reading {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nothing, a number, or bytes")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Nothing)
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+                Ok(Value::Number(number))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Value, E> {
+                Ok(Value::Bytes(bytes.first().copied().unwrap_or_default(), bytes.len()))
+            }
+        }
+        deserializer.deserialize_any(Reading)
+    }
+}
+
 impl Stage {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let most = scenario.calls.iter().map(|call| call.len()).max().unwrap_or(0);
@@ -56,6 +107,8 @@ impl Stage {
             deaths: Cell::new(0),
             deaths_before: Cell::new(0),
             wrong: RefCell::default(),
+            hung_up: Cell::default(),
+            failed_in_time: Cell::new(false),
             sent: Cell::new(0),
         }
     }
@@ -68,6 +121,7 @@ impl Stage {
             records.replace(vec![0; returns.len()]);
         }
         self.deaths_before.set(self.deaths.get());
+        self.failed_in_time.set(false);
         self.open.set(true);
     }
 
@@ -81,8 +135,10 @@ impl Stage {
     }
 
     /// Worker: a task runs.
-    pub(super) fn run(&self, life: &Life, chunk: usize) -> Result<Option<ByteBuf>, String> {
-        let nothing = Ok(None);
+    pub(super) fn run(&self, life: &Life, chunk: usize) -> Result<Value, String> {
+        let nothing = Ok(Value::Nothing);
+        // It is noted that it begins.
+        life.chunk.set(Some(chunk));
         if !life.goes_on_in_task(mix(10, chunk as u64)) {
             return nothing;
         }
@@ -94,9 +150,13 @@ impl Stage {
             format!("chunk {chunk} runs again, and was not lost")
         });
         self.begun.borrow_mut()[chunk] += 1;
-        life.chunk.set(Some(chunk));
         row.touch();
-        if returns == Returns::Never {
+        if matches!(returns, Returns::NothingDeaf | Returns::NeverDeaf) && !life.has_hung_up() {
+            life.hang_up();
+            let (times, who) = self.hung_up.get();
+            self.hung_up.set((times + 1, who ^ mix(life.who().number(), 1)));
+        }
+        if returns.is_for_ever() {
             life.is_stuck();
             return nothing;
         }
@@ -123,6 +183,35 @@ impl Stage {
         assert_eq!(self.wrong.take(), None);
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(super) fn hung_up(&self) -> u32 {
+        self.hung_up.get().0
+    }
+
+    /// As a hash.
+    pub(super) fn who_hung_up(&self) -> u64 {
+        self.hung_up.get().1
+    }
+
+    /// How many have died since the call began.
+    pub(super) fn deaths_in_call(&self) -> u32 {
+        self.deaths.get() - self.deaths_before.get()
+    }
+
+    /// Nothing more can happen unless the call is told to end: the parent knows of all that was done, `told` chunks of it.
+    pub(super) fn check_in_time(&self, told: usize) {
+        let (returns, ended) = (self.returns.borrow(), self.ended.borrow());
+        let (failed, done): (Vec<_>, Vec<_>) =
+            (0..returns.len()).filter(|&chunk| ended[chunk] > 0).partition(|&chunk| returns[chunk].fails());
+        if self.deaths_in_call() == 0 {
+            assert_eq!(told, done.len(), "the caller is told of what is done while other chunks run");
+            self.failed_in_time.set(!failed.is_empty());
+        }
+    }
+
     pub(super) fn has_seen_death(&self) -> bool {
         self.deaths.get() > 0
     }
@@ -142,7 +231,8 @@ impl Stage {
 
     /// All that checks depend on, as a hash.
     pub(super) fn digest(&self) -> u64 {
-        let mut hash = mix(self.sent.get(), u64::from(self.deaths.get()) << 1 | u64::from(self.open.get()));
+        let flags = u64::from(self.failed_in_time.get()) << 1 | u64::from(self.open.get());
+        let mut hash = mix(self.sent.get(), u64::from(self.deaths.get()) << 2 | flags);
         for records in [&self.begun, &self.ended, &self.lost] {
             hash = records.borrow().iter().fold(hash, |hash, &number| mix(hash, number.into()));
         }
@@ -150,20 +240,20 @@ impl Stage {
     }
 
     /// Parent: the call has returned.
-    pub(super) fn check(&self, settled: &Settled, retries: u32, was_stopped: bool) {
+    pub(super) fn check(&self, settled: &Settled, retries: u32, reasons: Reasons) {
         // Settled: nobody has the rows any more.
         self.open.set(false);
         self.check_tasks();
         self.take_rows();
         let returns = *self.returns.borrow();
         let (begun, ended, lost) = (self.begun.borrow(), self.ended.borrow(), self.lost.borrow());
-        let deaths = self.deaths.get() - self.deaths_before.get();
+        let deaths = self.deaths_in_call();
         for chunk in 0..returns.len() {
             assert!(begun[chunk] <= 1 + retries.min(deaths), "chunk {chunk} was begun {} times", begun[chunk]);
         }
         match &settled.failure {
             None => {
-                let results = settled.results.decode::<Option<ByteBuf>>().expect("every chunk has a result");
+                let results = settled.results.decode::<Value>().expect("every chunk has a result");
                 let expected = returns.iter().enumerate().map(|(chunk, returns)| returns.value(chunk).ok());
                 assert!(results.into_iter().map(Some).eq(expected), "results are those of their chunks");
                 assert!(ended.iter().all(|&times| times > 0), "no chunk is left out");
@@ -185,18 +275,22 @@ impl Stage {
                 }
                 let half_done = |chunk: usize| begun[chunk] > ended[chunk] && is_open(chunk);
                 assert!(settled.cut_short || !(0..returns.len()).any(half_done), "rows are half written: {failure}");
-                self.check_reason(failure, deaths > retries, was_stopped);
+                self.check_reason(failure, retries, reasons);
             }
         }
     }
 
-    fn check_reason(&self, failure: &Error, too_many_died: bool, was_stopped: bool) {
+    fn check_reason(&self, failure: &Error, retries: u32, reasons: Reasons) {
         let message = failure.to_string();
         assert!(!message.contains("no worker says"), "outcomes come once, and whole: {message}");
         match failure.kind() {
             ErrorKind::WorkerDied => {
-                assert!(message.contains("while it ran rows"), "what was lost is found: {message}");
-                assert!(too_many_died, "fewer have died than may: {message}");
+                let lost = self.lost.borrow();
+                let is_told = |&chunk: &usize| {
+                    message.contains("while it ran rows") && message.contains(&format!("chunk {chunk} of"))
+                };
+                let chunk = (0..lost.len()).find(is_told).expect("what was lost is found");
+                assert!(lost[chunk] > retries, "fewer have died over it than may: {message}");
             }
             ErrorKind::TaskFailed => {
                 let (returns, ended) = (self.returns.borrow(), self.ended.borrow());
@@ -205,7 +299,12 @@ impl Stage {
                 let is_told = (0..returns.len()).any(|chunk| returns[chunk].fails() && ended[chunk] > 0 && told(chunk));
                 assert!(is_told, "a task failed that did not: {message}");
             }
-            ErrorKind::Cancelled => assert!(was_stopped, "nobody has cancelled it: {message}"),
+            ErrorKind::Cancelled => {
+                assert!(reasons.stopped, "nobody has cancelled it: {message}");
+                assert!(!self.failed_in_time.get(), "a task had failed before: {message}");
+            }
+            ErrorKind::Io if message.contains("cannot map") => assert!(reasons.cut, "all of it is there: {message}"),
+            ErrorKind::Io if message.contains("be started") => assert!(reasons.unstartable, "they can: {message}"),
             other => panic!("{other:?}: {message}"),
         }
     }
@@ -219,17 +318,33 @@ impl Row {
     }
 }
 
+/// What may end a call beside its tasks and deaths.
+#[derive(Clone, Copy)]
+pub(super) struct Reasons {
+    pub(super) stopped: bool,
+    /// A file that is lent was too short.
+    pub(super) cut: bool,
+    /// A worker could not be started.
+    pub(super) unstartable: bool,
+}
+
 impl Returns {
+    /// Somebody has to be killed.
+    pub(super) fn is_for_ever(self) -> bool {
+        matches!(self, Self::Never | Self::NeverDeaf)
+    }
+
     fn fails(self) -> bool {
         matches!(self, Self::Failure | Self::FailureAtLength)
     }
 
-    fn value(self, chunk: usize) -> Result<Option<ByteBuf>, String> {
+    fn value(self, chunk: usize) -> Result<Value, String> {
         let byte = u8::try_from(chunk + 1).unwrap_or(u8::MAX);
         match self {
-            Self::Nothing | Self::Never => Ok(None),
-            Self::Little => Ok(Some(ByteBuf::from([byte]))),
-            Self::Much => Ok(Some(ByteBuf::from([byte; LARGE]))),
+            Self::Nothing | Self::NothingDeaf | Self::Never | Self::NeverDeaf => Ok(Value::Nothing),
+            Self::Number => Ok(Value::Number(byte.into())),
+            Self::Little => Ok(Value::Bytes(byte, 1)),
+            Self::Much => Ok(Value::Bytes(byte, LARGE)),
             Self::Failure => Err(String::new()),
             Self::FailureAtLength => Err("x".repeat(LARGE)),
         }

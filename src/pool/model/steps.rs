@@ -4,10 +4,14 @@
 //! Processes are coroutines, and a step is one use of shared memory. Before each, one move is chosen: who takes a step, or
 //! dies. An execution is a sequence of moves; the next one differs from it in the last move that has another choice left.
 //!
-//! A state in which all choices were looked at before is not looked at again. Code is deterministic, so what a process is up
+//! A state in which all choices were looked at before is not looked at again: the execution is given up there. Code is deterministic, so what a process is up
 //! to follows from what it has seen: the state is what memory holds, and for each process a hash of all that it has seen
 //! there, with the step that it is about to take. What a dead process had seen is forgotten, and so is what a process has
 //! seen that says itself what is left of that ([`System::at_rest`](super::super::system::System::at_rest)).
+//!
+//! A process dies right after a step of its own, or before its first one: by the steps of others nothing changes about what it
+//! leaves behind, and when that is seen is a matter of when the kernel's steps come, which follow its death. Only who was
+//! killed may die later.
 //!
 //! Of two steps that do not depend on each other one order is enough: a move that was looked at sleeps in all that follows
 //! from the others, until one of them touches the same word. (*Sleep sets*, see Godefroid, *Partial-Order Methods for the
@@ -16,11 +20,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use generator::{Generator, Gn};
 
-use super::life::die;
+use super::life::{Death, die};
 
 /// Words of a coroutine's stack.
 const STACK: usize = 32 * 1024;
@@ -44,6 +49,16 @@ pub(super) struct Around {
     pub(super) checked: u64,
     /// Whether the first process may see deaths before they are in memory.
     pub(super) alert: bool,
+}
+
+/// When an event comes whose condition is true.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Surely,
+    /// Or never: nobody can rely on it.
+    Perhaps,
+    /// When nothing else can happen.
+    AtLast,
 }
 
 /// What a process does in a step.
@@ -110,10 +125,10 @@ struct Process {
     /// A hash of what it has seen.
     seen: u64,
     fate: Fate,
+    /// Nobody else has taken a step since it did.
+    fresh: bool,
     /// Something that has not happened yet: nobody waits for its end.
-    event: bool,
-    /// An event that may never happen: nobody can rely on it.
-    optional: bool,
+    event: Option<When>,
 }
 
 /// What was looked at, and the execution that runs.
@@ -126,6 +141,8 @@ struct Explorer {
     depth: usize,
     /// Whether choices are still tried in this execution.
     exploring: bool,
+    /// All that comes of this execution is known: whoever is at work in it goes no further.
+    given_up: bool,
     asleep: Moves,
     processes: Vec<Process>,
     memory: u64,
@@ -166,8 +183,10 @@ pub(super) fn explore(bounds: Bounds, around: fn() -> Around, first: impl Fn() +
                 coroutines.push(coroutine(coroutines.len()));
             }
             coroutines[process].resume();
-            next =
-                with(|explorer| if explorer.has_ended(process) { explorer.choose() } else { Some(explorer.running) });
+            next = with(|explorer| explorer.goes_on_with(process));
+        }
+        while let Some(process) = with(Explorer::who_is_left) {
+            coroutines[process].resume();
         }
         if !with(Explorer::turn_back) {
             let explorer = EXPLORER.take().expect("an exploration runs");
@@ -180,8 +199,12 @@ pub(super) fn explore(bounds: Bounds, around: fn() -> Around, first: impl Fn() +
 fn coroutine(process: usize) -> Generator<'static, (), ()> {
     Gn::new_opt(STACK, move || {
         loop {
-            let body = with(|explorer| explorer.processes[process].body.take());
-            body.expect("the process was spawned")();
+            let body = with(|explorer| explorer.processes[process].body.take()).expect("the process was spawned");
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(body))
+                && !(payload.is::<Death>() && with(|explorer| explorer.given_up))
+            {
+                resume_unwind(payload);
+            }
             with(|explorer| explorer.processes[process].status = Status::Done);
             stop_here();
         }
@@ -198,11 +221,11 @@ pub(super) fn spawn(body: impl FnOnce() + 'static) {
     with(|explorer| _ = explorer.spawn(Status::Ready, Box::new(body)));
 }
 
-/// Something that happens once the condition is true, or not at all where it is `optional`.
-pub(super) fn spawn_event(condition: impl Fn() -> bool + 'static, optional: bool, body: impl FnOnce() + 'static) {
+/// Something that happens once the condition is true.
+pub(super) fn spawn_event(condition: impl Fn() -> bool + 'static, when: When, body: impl FnOnce() + 'static) {
     with(|explorer| {
         let event = explorer.spawn(Status::Until(Rc::new(condition)), Box::new(body));
-        (event.touches, event.event, event.optional) = (Touches::All, true, optional);
+        (event.touches, event.event) = (Touches::All, Some(when));
     });
 }
 
@@ -268,6 +291,9 @@ pub(super) fn wait_until(condition: impl Fn() -> bool + 'static) -> bool {
 fn pause(step: u64, touches: Touches, status: Option<Status>) -> bool {
     let (me, chosen) = with(|explorer| {
         let me = explorer.running;
+        if explorer.given_up {
+            return (me, me);
+        }
         let process = &mut explorer.processes[me];
         (process.next, process.touches) = (step, touches);
         process.status = status.unwrap_or(Status::Ready);
@@ -279,7 +305,7 @@ fn pause(step: u64, touches: Touches, status: Option<Status>) -> bool {
     with(|explorer| {
         let process = &mut explorer.processes[me];
         process.status = Status::Ready;
-        process.fate != Fate::Dying
+        process.fate != Fate::Dying && !explorer.given_up
     })
 }
 
@@ -397,6 +423,7 @@ impl Explorer {
             known: HashMap::new(),
             depth: 0,
             exploring: true,
+            given_up: false,
             asleep: 0,
             processes: Vec::new(),
             memory: 0,
@@ -411,7 +438,7 @@ impl Explorer {
     /// The next execution begins.
     fn begin(&mut self) {
         self.processes.clear();
-        (self.depth, self.exploring, self.asleep) = (0, true, 0);
+        (self.depth, self.exploring, self.given_up, self.asleep) = (0, true, false, 0);
         (self.memory, self.words) = (0, 0);
         (self.running, self.favourite) = (0, None);
         self.preemptions = self.bounds.preemptions.unwrap_or(usize::MAX);
@@ -439,14 +466,25 @@ impl Explorer {
             touches: Touches::Nothing,
             seen: 0,
             fate: Fate::Spared,
-            event: false,
-            optional: false,
+            fresh: true,
+            event: None,
         });
         &mut self.processes[at]
     }
 
-    fn has_ended(&self, process: usize) -> bool {
-        matches!(self.processes[process].status, Status::Done)
+    /// Who runs after `process`, which has stopped or ended.
+    fn goes_on_with(&mut self, process: usize) -> Option<usize> {
+        let has_ended = matches!(self.processes[process].status, Status::Done);
+        let next = if self.given_up || !has_ended { Some(self.running) } else { self.choose() };
+        next.filter(|_| !self.given_up)
+    }
+
+    /// Somebody who was at work when the execution was given up.
+    fn who_is_left(&mut self) -> Option<usize> {
+        let at_work = |process: &Process| process.body.is_none() && !matches!(process.status, Status::Done);
+        let left = self.processes.iter().position(at_work).filter(|_| self.given_up)?;
+        self.running = left;
+        Some(left)
     }
 
     fn is_ready(&self, process: usize) -> bool {
@@ -462,7 +500,10 @@ impl Explorer {
         assert!(self.depth < FOR_EVER, "deadlock: this never ends");
         if self.exploring && self.depth == self.path.len() {
             let moves = self.moves()?;
-            self.exploring = self.look_at(moves);
+            if !self.look_at(moves) {
+                self.given_up = true;
+                return Some(self.running);
+            }
         }
         let chosen = if self.exploring {
             let Choice { moves, taken, asleep } = &self.path[self.depth];
@@ -479,8 +520,11 @@ impl Explorer {
                 let stops_one =
                     self.favourite.is_some_and(|favourite| favourite != process && self.is_ready(favourite));
                 self.preemptions = self.preemptions.saturating_sub(usize::from(stops_one));
+                // Where sleep sets see to deaths that come later, they are all of them choices.
+                let bounded = self.bounds.preemptions.is_some();
+                self.processes.iter_mut().for_each(|other| other.fresh = !bounded);
                 let next = &mut self.processes[process];
-                (next.event, next.optional) = (false, false);
+                (next.event, next.fresh) = (None, true);
                 self.favourite = Some(process);
             }
             Move::Die(process) => {
@@ -500,20 +544,25 @@ impl Explorer {
     fn moves(&self) -> Option<Vec<Move>> {
         let all = 0..self.processes.len();
         let favourite = self.favourite.filter(|&favourite| self.is_ready(favourite));
-        let others = |may: fn(&Process) -> bool| {
+        let others = |events: &'static [When]| {
             let is_other = move |&process: &usize| Some(process) != favourite;
-            let may_step = move |&at: &usize| may(&self.processes[at]) && self.is_ready(at);
+            let is_one = move |process: &Process| match process.event {
+                None => events.contains(&When::Surely),
+                Some(when) => events.contains(&when),
+            };
+            let may_step = move |&at: &usize| is_one(&self.processes[at]) && self.is_ready(at);
             all.clone().filter(is_other).filter(may_step).map(Move::Step)
         };
         let may_stop = favourite.is_none() || self.preemptions > 0;
         let mut moves: Vec<_> = favourite.into_iter().map(Move::Step).collect();
         if may_stop {
-            moves.extend(others(|process| !process.optional));
+            moves.extend(others(&[When::Surely]));
         }
         let dead = |like: Fate| {
             move |process: &usize| {
-                let Process { fate, touches, ref status, .. } = self.processes[*process];
-                let may_die = fate == like && (fate == Fate::Doomed || self.deaths > 0);
+                let Process { fate, touches, ref status, fresh, .. } = self.processes[*process];
+                let may_die =
+                    fate == like && (fresh || fate == Fate::Doomed) && (fate == Fate::Doomed || self.deaths > 0);
                 // Nobody can tell whether it has taken a step before it dies by which it changes nothing.
                 let as_well_later = matches!((touches, status), (Touches::Reads(_), Status::Ready));
                 may_die && !as_well_later
@@ -521,13 +570,16 @@ impl Explorer {
         };
         moves.extend(all.clone().filter(dead(Fate::Doomed)).map(Move::Die));
         if moves.is_empty() {
-            let is_over = |process: &Process| matches!(process.status, Status::Done) || process.event;
+            moves.extend(others(&[When::AtLast]));
+        }
+        if moves.is_empty() {
+            let is_over = |process: &Process| matches!(process.status, Status::Done) || process.event.is_some();
             assert!(self.processes.iter().all(is_over), "deadlock: everybody waits");
             return None;
         }
         moves.extend(all.clone().filter(dead(Fate::Mortal)).map(Move::Die));
         if may_stop {
-            moves.extend(others(|process| process.optional));
+            moves.extend(others(&[When::Perhaps]));
         }
         Some(moves)
     }
@@ -588,7 +640,9 @@ impl Explorer {
                 Status::Until(_) => 2,
                 Status::Done => 3,
             };
-            let bits = (status << 2 | process.fate as u64) << 1 | u64::from(process.event);
+            let bits = (status << 2 | process.fate as u64) << 2
+                | u64::from(process.event.is_some()) << 1
+                | u64::from(process.fresh);
             state = mix(mix(mix(state, process.next), process.seen), bits);
         }
         state

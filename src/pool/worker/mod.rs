@@ -1,11 +1,13 @@
 //! The worker's side: messages come in, chunks are run, outcomes go out.
 
+pub(super) mod ending;
 mod panics;
 mod run;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::{Announced, ControlPage, Record, Writer};
@@ -33,7 +35,7 @@ const SLEEP: Duration = Duration::from_secs(1);
 struct Desk<S: System> {
     socket: Socket,
     index: usize,
-    page: ControlPage<S::Memory>,
+    page: Arc<ControlPage<S::Memory>>,
 }
 
 /// One worker process.
@@ -135,7 +137,8 @@ impl<S: System> Worker<S> {
     /// All that it will do depends on, beside the page and its mail.
     #[cfg(test)]
     fn state(&self) -> String {
-        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id)))
+        let blocks: Vec<_> = self.blocks.iter().map(|(serial, kept)| (serial, kept.is_ok())).collect();
+        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id), blocks))
     }
 
     /// Is there mail, or a call?

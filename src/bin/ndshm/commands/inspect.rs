@@ -172,7 +172,7 @@ impl Content {
 
 /// What is not half written, or an error that says who is at it.
 fn lock<'a>(file: &'a BlockFile, inspect: &Inspect) -> Result<Option<ndshm::BlockLock<'a>>> {
-    match file.read_lock(inspect.timeout) {
+    match super::read_lock(file, inspect.timeout) {
         Ok(locked) => Ok(Some(locked)),
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
         Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -19,7 +19,7 @@ pub(crate) fn run(load: &Load, terminal: Terminal, out: &mut Out) -> Result<Outc
     };
     let source = BlockFile::open(&load.file)?;
     let info = source.array()?;
-    let _locked = match source.read_lock(load.timeout) {
+    let _locked = match super::read_lock(&source, load.timeout) {
         Ok(locked) => Some(locked),
         // A network file system: nobody can have it locked there.
         Err(error) if error.kind() == ErrorKind::Unsupported => None,

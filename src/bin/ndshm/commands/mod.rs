@@ -11,13 +11,17 @@ mod save;
 mod serve;
 
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
+use ndshm::{BlockFile, BlockLock, BlockState, ErrorKind};
 
 use crate::Outcome;
 use crate::cli::{Cli, Command};
 use crate::terminal::Terminal;
-use crate::text;
+use crate::{complain, text};
 
 /// Where commands write what was asked for. A write that fails is an `io::Error`, so that a closed pipe is known as one.
 pub(crate) type Out = BufWriter<StdoutLock<'static>>;
@@ -41,6 +45,36 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<Outcome> {
     }?;
     out.flush()?;
     Ok(outcome)
+}
+
+/// Who waits for longer is told what for.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Locks a block for reading, and says on stderr what it waits for where that takes a while.
+fn read_lock(file: &BlockFile, timeout: Duration) -> ndshm::Result<BlockLock<'_>> {
+    if timeout <= SILENCE {
+        return file.read_lock(timeout);
+    }
+    match file.read_lock(Duration::ZERO) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        other => return other,
+    }
+    let (done, waiting) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if waiting.recv_timeout(SILENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let writer = match file.info().map(|info| info.state()) {
+                    Ok(BlockState::Written { pid: Some(pid) }) => format!("process {pid}"),
+                    _ => "another process".to_owned(),
+                };
+                let path = file.path().display();
+                complain(format_args!("waiting for {writer}, which is writing {path}, for at most {timeout:?}"));
+            }
+        });
+        let locked = file.read_lock(timeout);
+        drop(done);
+        locked
+    })
 }
 
 /// For scripts: indented, with a line end.

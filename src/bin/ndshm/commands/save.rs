@@ -16,7 +16,7 @@ pub(crate) fn run(save: &Save, terminal: Terminal, out: &mut Out) -> Result<Outc
     let place = Place::parse(&save.block);
     let source = place.open()?;
     let info = source.array()?;
-    let _locked = source.read_lock(save.timeout)?;
+    let _locked = super::read_lock(&source, save.timeout)?;
     match source.info()?.state() {
         BlockState::Poisoned { pid } if !save.force => bail!(
             "a write to {} by process {pid} did not finish, so it may be half written; --force saves it as it is",
