@@ -39,7 +39,7 @@
 //! - A task may close its worker's socket, which the thread that watches hears of some time later. The worker lives until it
 //!   is killed, or woken for nothing.
 //! - An array that is lent is a real file, which workers map. Somebody may cut it short at any time of a call: then workers
-//!   refuse that call. When the call is over the array is dropped, and workers are told to forget it.
+//!   refuse that call. Otherwise the array is dropped when the call is over, and workers are told to forget it.
 //! - Some workers cannot be started, said by number, as where descriptors are short.
 //! - The parent's calls are those of `call`, without locks. A token that is cancelled and a deadline are events that come at
 //!   any time of the first call or never, or when nothing else can happen; the end of the tasks' time is another one, where
@@ -55,6 +55,8 @@
 //! - A chunk runs once, and once more for each worker that died over it, and never more often than the call allows; fewer
 //!   deaths than that end no call. A call that fails names what was run by the dead; a chunk that was taken and not begun
 //!   runs anyway.
+//! - Where shares are their workers' own and nobody dies, nobody else runs them. A worker ends by itself only when its socket
+//!   is closed.
 //! - Nobody is killed who is well, but for those who are still at work when a call has to end and their time is over.
 //! - A chunk that was lost too often was lost so often by deaths of its own. Without deaths a call is one round; each death
 //!   makes one more at most.
@@ -65,13 +67,13 @@
 //!
 //! # Bounds
 //!
-//! One or two workers, up to three chunks a call, once five, and three calls; by steps two deaths, with loom one. With so many preemptions
+//! One or two workers, up to three chunks a call, in a few places five, and three calls; by steps two deaths, with loom one. With so many preemptions
 //! as each test says, where it does; what ends a call counts as one where it stops somebody, a death does not. More of them
 //! with `NDSHM_MODEL_PREEMPTIONS=2 cargo test --lib pool::model`, or `all`, which takes hours where there are two workers.
 //! Where *strong* memory is said, loom's loads return what was stored last. Two workers of which two die are looked at without
 //! preemptions: with one it takes longer than three minutes.
 //!
-//! Not looked at: workers that die before they are there, freezing (where workers answer that they have let go of an array),
+//! Not looked at: the parent's death, callbacks that panic, workers that die before they are there, freezing (where workers answer that they have let go of an array),
 //! locks, spinning, timeouts, full sockets, whether an array that was dropped is unmapped, and how soon a closed call comes to
 //! its end. What happens to sockets, files and starts is looked at by steps only, that is where loads return what was stored
 //! last, and never with two deaths. Loom takes fences for stronger than they are: each one comes after all that was done before
@@ -121,6 +123,11 @@ fn a_late_worker_takes_nothing_from_the_next_call() {
 #[test]
 fn workers_take_from_each_other() {
     Scenario::new(2, &[&[Nothing, Nothing, Nothing]]).preemptions(1).memory(Memory::Strong).check();
+}
+
+#[test]
+fn a_thief_has_more_than_it_begins() {
+    Scenario::new(2, &[&[Nothing; 5]]).preemptions(0).check_steps(1);
 }
 
 #[test]
