@@ -67,6 +67,126 @@ struct Named {
 }
 
 #[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Statistics {
+    mean_of_all: f64,
+    #[serde(rename = "n")]
+    count: usize,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    first_bad: Option<i8>,
+    #[serde(skip, default = "seven")]
+    #[expect(dead_code, reason = "only printed")]
+    skipped: u8,
+    is_whole: bool,
+}
+
+fn seven() -> u8 {
+    7
+}
+
+fn statistics(i: usize) -> Statistics {
+    Statistics {
+        mean_of_all: i as f64 / 3.0,
+        count: i,
+        first_bad: i.is_multiple_of(3).then_some(-1),
+        skipped: 0,
+        is_whole: !i.is_multiple_of(2),
+    }
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Eight {
+    a: u8,
+    b: u8,
+    c: u8,
+    d: u8,
+    e: u8,
+    f: u8,
+    g: u8,
+    h: u8,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct WithAName {
+    #[serde(
+        rename = "a name that is so long that it is not said for each of many runs, but for each value with all others"
+    )]
+    long: f64,
+    #[serde(rename = "")]
+    none: f64,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Outer {
+    #[serde(flatten)]
+    inner: Newer,
+    sum: f32,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Newer {
+    #[serde(alias = "minimum")]
+    min: i16,
+    max: i16,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(untagged)]
+enum Shape {
+    Circle { radius: f64 },
+    Box { width: f64, height: f64 },
+    Named { name: String, sides: u8 },
+    Number(u64),
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(tag = "kind")]
+enum Inside {
+    Round { radius: f64 },
+    Square { side: f64 },
+}
+
+/// Reads a struct's fields as another type than they were written from.
+#[derive(Debug)]
+struct AsMap(BTreeMap<String, f64>);
+
+impl Serialize for AsMap {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Newer { min: self.0.len() as i16, max: -1 }.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for AsMap {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(d).map(Self)
+    }
+}
+
+/// Its keys are an enum's variants.
+#[derive(Debug)]
+struct ByField(#[expect(dead_code, reason = "only printed")] Vec<(Field, u8)>);
+
+#[derive(Deserialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Field {
+    #[serde(rename = "min")]
+    Least,
+    #[serde(rename = "max")]
+    Most,
+}
+
+impl Serialize for ByField {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Newer { min: 1, max: 2 }.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByField {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(Self(BTreeMap::deserialize(d)?.into_iter().collect()))
+    }
+}
+
+#[derive(Serialize, Deserialize, Debug)]
 enum Plain {
     A,
     B(u8),
@@ -289,6 +409,22 @@ fn results_of_all_types_are_what_the_encoding_makes_of_them() {
         |i| Some(Some((i % 2 > 0).then_some(i)));
         |i| Option::<Option<Unit>>::Some((i % 2 > 0).then_some(Unit));
         |i| if i % 2 > 0 { Ok::<_, String>(Err::<u8, _>(i)) } else { Err("no".to_owned()) };
+        |i| statistics(i);
+        |i| Some(statistics(i));
+        |i| (statistics(i), i);
+        |i| [statistics(i)];
+        |i| Eight { a: 1, b: 2, c: 3, d: 4, e: 5, f: 6, g: 7, h: i as u8 };
+        |i| WithAName { long: i as f64, none: -0.0 };
+        |i| Outer { inner: Newer { min: -1, max: i as i16 }, sum: 0.5 };
+        |i| match i % 4 {
+            0 => Shape::Circle { radius: 1.5 },
+            1 => Shape::Box { width: 1.0, height: i as f64 },
+            2 => Shape::Named { name: "triangle".to_owned(), sides: 3 },
+            _ => Shape::Number(i as u64),
+        };
+        |i| if i % 2 > 0 { Inside::Round { radius: 0.5 } } else { Inside::Square { side: 2.0 } };
+        |i| AsMap((0..i % 4).map(|at| (at.to_string(), 0.0)).collect());
+        |_i| ByField(Vec::new());
         |i| Duration::from_nanos(i as u64);
         |i| SystemTime::UNIX_EPOCH + Duration::from_secs(i as u64);
         |i| Ipv4Addr::from(i as u32);

@@ -6,6 +6,8 @@ use criterion::{Criterion, Throughput};
 use ndarray::Ix1;
 use ndshm::SharedArray;
 use rayon::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::{Result, group, measure, pool, threads};
 
@@ -44,20 +46,74 @@ fn changed(criterion: &mut Criterion, name: &str, workers: usize) -> Result<()> 
 
 /// Chunks that are read, each for a result of its own.
 pub(crate) fn with_results(criterion: &mut Criterion) -> Result<()> {
-    let mut group = group(criterion, "4096 chunks with results", Throughput::Elements(CHUNKS as u64));
-    let made = || Ok((threads(WORKERS)?, vec![1_u64; LEN]));
+    with_results_of::<f64>(criterion, "4096 chunks with results", (CHUNKS, CHUNK_LEN))?;
+    with_results_of::<Summary>(criterion, "4096 chunks with structs", (CHUNKS, CHUNK_LEN))?;
+    with_results_of::<String>(criterion, "4096 chunks with strings", (CHUNKS, CHUNK_LEN))?;
+    with_results_of::<f64>(criterion, "100000 chunks with results", (100_000, 16))
+}
+
+/// What is asked of each chunk.
+trait Asked: Serialize + DeserializeOwned + Send {
+    fn of(chunk: &[u64]) -> Self;
+}
+
+impl Asked for f64 {
+    fn of(chunk: &[u64]) -> Self {
+        sum(chunk) as Self
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Summary {
+    mean: f64,
+    sum: u64,
+    len: usize,
+}
+
+impl Asked for Summary {
+    fn of(chunk: &[u64]) -> Self {
+        Self { mean: sum(chunk) as f64 / chunk.len() as f64, sum: sum(chunk), len: chunk.len() }
+    }
+}
+
+impl Asked for String {
+    fn of(chunk: &[u64]) -> Self {
+        format!("the sum is {}", sum(chunk))
+    }
+}
+
+fn with_results_of<R: Asked>(criterion: &mut Criterion, name: &str, (count, len): (usize, usize)) -> Result<()> {
+    let mut group = group(criterion, name, Throughput::Elements(count as u64));
+    let made = || Ok((threads(WORKERS)?, vec![1_u64; count * len]));
     measure(&mut group, "rayon", made, |bencher, (threads, elements)| {
         bencher.iter(|| {
-            let sums: Vec<u64> = threads.install(|| elements.par_chunks(CHUNK_LEN).map(sum).collect());
-            assert_eq!((sums.len(), sums[CHUNKS - 1]), (CHUNKS, CHUNK_LEN as u64));
+            let results: Vec<R> = threads.install(|| elements.par_chunks(len).map(R::of).collect());
+            assert_eq!(results.len(), count);
+            results
         });
     })?;
-    let made = || Ok((pool(WORKERS)?, SharedArray::<u64, Ix1>::from_elem(LEN, 1)?));
+    let made = || Ok((pool(WORKERS)?, SharedArray::<u64, Ix1>::from_elem(count * len, 1)?));
     measure(&mut group, "pool", made, |bencher, (pool, array)| {
         bencher.iter(|| {
-            let sums = pool.map(array.chunks().rows(CHUNK_LEN), |chunk, _| chunk.as_slice().map_or(0, sum));
-            let sums = sums.expect("the workers answer");
-            assert_eq!((sums.len(), sums[CHUNKS - 1]), (CHUNKS, CHUNK_LEN as u64));
+            let results = pool.map(array.chunks().rows(len), |chunk, _| R::of(chunk.as_slice().unwrap_or_default()));
+            let results = results.expect("the workers answer");
+            assert_eq!(results.len(), count);
+            results
+        });
+    })?;
+    // What is left where nothing comes back but through an array that the caller lends and copies from.
+    let made = || {
+        let results = SharedArray::<f64, Ix1>::zeros(count)?;
+        Ok((pool(WORKERS)?, SharedArray::<u64, Ix1>::from_elem(count * len, 1)?, results))
+    };
+    measure(&mut group, "pool, numbers into an array", made, |bencher, (pool, array, results)| {
+        bencher.iter(|| {
+            let chunks = (results.chunks_mut().rows(1), array.chunks().rows(len));
+            pool.for_each(chunks, |(mut result, chunk), _| {
+                result.fill(f64::of(chunk.as_slice().unwrap_or_default()));
+            })
+            .expect("the workers answer");
+            results.read().expect("nobody has poisoned it").to_vec()
         });
     })?;
     group.finish();

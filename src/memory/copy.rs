@@ -13,9 +13,10 @@ use crate::sys::map::{Access, Mapping};
 const WORD: usize = 8;
 
 /// The word that begins at byte `at`, a multiple of 8 below the mapping's length.
+#[inline]
 fn word(mapping: &Mapping, at: usize) -> &AtomicU64 {
     debug_assert!(at.is_multiple_of(WORD) && at < mapping.len());
-    // SAFETY: `at` is below the mapping's length (both callers check it), so the address lies in the mapping.
+    // SAFETY: `at` is below the mapping's length (all callers check it), so the address lies in the mapping.
     let ptr = unsafe { mapping.ptr().add(at) }.cast::<u64>();
     // SAFETY: a mapping starts at a page and `at` is a multiple of 8, so the pointer is aligned; what is mapped are whole
     // pages, so the last word is there even where `len` ends in the middle of it; it stays mapped for as long as
@@ -24,6 +25,7 @@ fn word(mapping: &Mapping, at: usize) -> &AtomicU64 {
     unsafe { AtomicU64::from_ptr(ptr.as_ptr()) }
 }
 
+#[inline]
 fn check(mapping: &Mapping, offset: usize, len: usize) {
     let fits = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
     assert!(fits, "{len} bytes at {offset} lie outside of a mapping of {} bytes", mapping.len());
@@ -51,10 +53,26 @@ pub(crate) fn copy_out(mapping: &Mapping, offset: usize, out: &mut [u8]) {
     }
 }
 
+/// Copies whole `words` to where `offset` is, a multiple of 8. The range must lie in the mapping, which must be writable.
+#[inline]
+pub(crate) fn put_words(mapping: &Mapping, offset: usize, words: &[u64]) {
+    check(mapping, offset, size_of_val(words));
+    check_writable(mapping);
+    assert!(offset.is_multiple_of(WORD), "words begin at multiples of 8 bytes, found {offset}");
+    for (index, value) in words.iter().enumerate() {
+        word(mapping, offset + index * WORD).store(*value, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+fn check_writable(mapping: &Mapping) {
+    assert_eq!(mapping.access(), Access::ReadWrite, "the mapping is read-only");
+}
+
 /// Copies `bytes` to where `offset` is. The range must lie in the mapping, which must be writable.
 pub(crate) fn copy_in(mapping: &Mapping, offset: usize, bytes: &[u8]) {
     check(mapping, offset, bytes.len());
-    assert_eq!(mapping.access(), Access::ReadWrite, "the mapping is read-only");
+    check_writable(mapping);
     let skip = offset % WORD;
     let (head, rest) = bytes.split_at(((WORD - skip) % WORD).min(bytes.len()));
     let mut at = offset - skip;

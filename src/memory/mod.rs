@@ -15,7 +15,7 @@ pub mod spare;
 
 pub(crate) use atomic_file::AtomicFile;
 pub(crate) use block::{Block, Borrower, LockHandle, Locked, Via, note_lent};
-pub(crate) use copy::{copy_in, copy_out};
+pub(crate) use copy::{copy_in, copy_out, put_words};
 pub(crate) use draft::{Draft, Target};
 pub(crate) use held::{HeldName, check_is_memory};
 pub(crate) use ledger::{Owned, Record, is_ledger, owned, step, sweep_once};

@@ -355,8 +355,6 @@ enum Returned {
     /// So many of them nothing.
     Nothing(usize),
     Results(Box<Results>),
-    /// Of these chunks.
-    Some(Box<Results>, Vec<usize>),
 }
 
 impl Returned {
@@ -364,7 +362,6 @@ impl Returned {
         match self {
             Self::Nothing(count) => Results::of_nothing(count).decode(),
             Self::Results(results) => results.decode(),
-            Self::Some(results, chunks) => results.decode_only(&chunks),
         }
     }
 }
@@ -417,11 +414,7 @@ fn run(
     let error = match settled {
         Ok(None) => return Ok(Returned::Nothing(division.count)),
         Ok(Some(Settled { results, failure: None, .. })) => {
-            let results = Box::new(results);
-            return Ok(match only {
-                None => Returned::Results(results),
-                Some(chunks) => Returned::Some(results, chunks),
-            });
+            return Ok(Returned::Results(Box::new(results)));
         }
         Ok(Some(Settled { failure: Some(failure), .. })) => failure,
         // Where it failed before it was begun, all rows are missing.

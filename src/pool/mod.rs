@@ -308,6 +308,8 @@ impl Pool {
     /// Runs `task` for every chunk of `args` and returns what it returned, in the order of the chunks.
     ///
     /// What it returned is what serde makes of it. `Serialize` may be asked twice for one value, so it has to say the same again.
+    /// Results travel in an encoding that has one word for nothing: `Some(())` and `Some(None)` come back as `None`. A result
+    /// or a parameter has 4 GiB at most; what is large goes into an array.
     ///
     /// A closure that captures a variable does not compile (`expected fn pointer, found closure`): hand the value in as a
     /// [`Param`]. A named function goes in as `|rows, chunk| step(rows, chunk)`: its bare name is refused (E0308).

@@ -283,8 +283,47 @@ fn encode(value: &(impl Serialize + ?Sized)) -> Result<ByteBuf> {
 }
 
 /// Appends a value. What is appended where it fails is not to be used.
+#[inline]
 pub(crate) fn encode_to(bytes: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<()> {
+    encode_within(bytes, value, LONGEST)
+}
+
+#[inline]
+fn encode_within(bytes: &mut Vec<u8>, value: &(impl Serialize + ?Sized), longest: usize) -> Result<()> {
+    let before = bytes.len();
     rmp_serde::encode::write_named(bytes, value).map_err(|error| {
-        Error::new(ErrorKind::Serialization, "a value cannot be turned into bytes for a worker").with_source(error)
-    })
+        Error::new(ErrorKind::Serialization, "a value cannot be turned into bytes").with_source(error)
+    })?;
+    match bytes.len() - before {
+        len if len > longest => Err(too_long(len, longest)),
+        _ => Ok(()),
+    }
+}
+
+/// What the encoding can say of a length. A longer one would be cut without a word, and a value with such a part is longer
+/// as a whole.
+const LONGEST: usize = u32::MAX as usize;
+
+#[cold]
+fn too_long(len: usize, longest: usize) -> Error {
+    let message = format!(
+        "a value of {len} bytes cannot be passed to or from a worker, {longest} at most; what is large goes into an array"
+    );
+    Error::new(ErrorKind::Serialization, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_whose_length_the_encoding_cannot_tell_is_refused() {
+        let value = serde_bytes::Bytes::new(&[7; 100]);
+        let mut bytes = vec![0; 50];
+        encode_within(&mut bytes, value, 102).unwrap();
+        assert_eq!(bytes.len(), 152);
+        let error = encode_within(&mut bytes, value, 101).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Serialization);
+        assert!(error.to_string().starts_with("a value of 102 bytes cannot be passed"), "{error}");
+    }
 }

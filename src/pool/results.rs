@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
-use super::numbers::{Found, Kinds};
+use super::control::{Entry, value_at};
+use super::numbers::{self, Kinds};
 use super::protocol::NOTHING;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -13,60 +14,61 @@ use crate::error::{Error, ErrorKind, Result};
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Results {
     states: Vec<State>,
-    /// For chunks that have returned something; empty while none has.
-    places: Vec<Place>,
-    /// Most results are small: they lie here, one after another.
-    bytes: Vec<u8>,
+    /// How many of them are not run.
+    skipped: usize,
+    /// What chunks have returned, each of them once, in the order in which it became known.
+    parts: Vec<Part>,
+    /// Where most of that lies, one behind the other.
+    words: Vec<u64>,
     /// Others.
     apart: Vec<ByteBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum State {
     /// Not known yet.
     Open,
     /// There will be none.
     Failed,
-    /// What encodes as [`NOTHING`].
-    Nothing,
-    /// Words of `bytes`.
-    Numbers(Kinds),
-    /// Some of `bytes`.
-    Here,
-    /// One of those apart.
-    Apart,
+    Done,
 }
 
-/// Where it begins, and how long it is where that has to be said.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place(usize, usize);
-
-/// What one task returned.
+/// What some chunks have returned that follow one another.
 #[derive(Debug)]
-pub(super) enum Returned {
+struct Part {
+    chunks: Range<usize>,
+    form: Form,
+    /// Which words these are, or which of those apart.
+    place: Range<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// What encodes as [`NOTHING`].
     Nothing,
-    /// The words that begin there in [`Results::buffer`].
+    /// Values one behind the other. Their names, where they have some, are at that word.
     Numbers(Kinds, usize),
-    /// Those bytes of the buffer.
-    Here(Range<usize>),
-    Apart(ByteBuf),
+    /// Records of values one behind the other.
+    Values,
+    Apart,
 }
 
 impl Results {
     pub(super) fn new(count: usize) -> Self {
-        Self { states: vec![State::Open; count], places: Vec::new(), bytes: Vec::new(), apart: Vec::new() }
+        Self { states: vec![State::Open; count], skipped: 0, parts: Vec::new(), words: Vec::new(), apart: Vec::new() }
     }
 
     /// Of tasks that have returned nothing.
     pub(super) fn of_nothing(count: usize) -> Self {
         let mut results = Self::new(count);
-        results.set_nothing(0..count);
+        results.add(0..count, Form::Nothing, 0..0);
         results
     }
 
-    /// Bytes for [`Returned::Here`]; to be appended to.
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// Words for what [`set`](Self::set) is told; to be appended to.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u64> {
+        &mut self.words
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,65 +81,97 @@ impl Results {
     }
 
     pub(super) fn is_done(&self, chunk: usize) -> bool {
-        !matches!(self.states.get(chunk), None | Some(State::Open | State::Failed))
+        self.states.get(chunk) == Some(&State::Done)
     }
 
-    /// As [`set`](Self::set) for chunks that returned nothing; `false`, and nothing is set, where one of them is not open.
-    pub(super) fn set_nothing(&mut self, chunks: Range<usize>) -> bool {
-        let Some(states) = self.states.get_mut(chunks) else { return false };
-        let all_open = states.iter().all(|state| *state == State::Open);
-        if all_open {
-            states.fill(State::Nothing);
-        }
-        all_open
-    }
-
-    /// `None` for a chunk that has failed.
+    /// Takes in what chunks have returned, and says which; `None` where one of them is not open, and nothing is taken in, and
+    /// for a failure.
     #[inline]
-    pub(super) fn set(&mut self, chunk: usize, returned: Option<Returned>) {
-        let (state, place) = match returned {
-            None => (State::Failed, Place::default()),
-            Some(Returned::Nothing) => (State::Nothing, Place::default()),
-            Some(Returned::Numbers(kinds, at)) => (State::Numbers(kinds), Place(at, 0)),
-            Some(Returned::Here(range)) => (State::Here, Place(range.start, range.len())),
-            Some(Returned::Apart(bytes)) => {
-                self.apart.push(bytes);
-                (State::Apart, Place(self.apart.len() - 1, 0))
+    pub(super) fn set(&mut self, entry: Entry) -> Option<Range<usize>> {
+        let (chunks, form, place) = match entry {
+            Entry::Nothing(chunks) => (chunks, Form::Nothing, 0..0),
+            Entry::Numbers(chunks, kinds, (names, at)) => {
+                let end = at + chunks.len() * kinds.count();
+                (chunks, Form::Numbers(kinds, names.min(at)), at..end)
             }
+            Entry::Value(chunk, record) => (chunk..chunk + 1, Form::Values, record),
+            Entry::Failure(..) => return None,
         };
-        self.states[chunk] = state;
-        if !matches!(state, State::Failed | State::Nothing) {
-            if self.places.is_empty() {
-                self.places.resize(self.states.len(), Place::default());
+        let are_open = self.states.get(chunks.clone())?.iter().all(|state| *state == State::Open);
+        are_open.then(|| {
+            self.add(chunks.clone(), form, place);
+            chunks
+        })
+    }
+
+    /// These chunks are not run, and there is nothing of them among the results.
+    pub(super) fn skip(&mut self, chunks: Range<usize>) {
+        self.skipped += chunks.len();
+        self.states[chunks].fill(State::Done);
+    }
+
+    /// The same as [`set`](Self::set) for an open chunk whose result did not fit elsewhere.
+    pub(super) fn set_apart(&mut self, chunk: usize, bytes: ByteBuf) {
+        self.apart.push(bytes);
+        self.add(chunk..chunk + 1, Form::Apart, self.apart.len() - 1..self.apart.len());
+    }
+
+    pub(super) fn set_failed(&mut self, chunk: usize) {
+        self.states[chunk] = State::Failed;
+    }
+
+    fn add(&mut self, chunks: Range<usize>, form: Form, place: Range<usize>) {
+        self.states[chunks.clone()].fill(State::Done);
+        match self.parts.last_mut() {
+            Some(last) if (last.chunks.end, last.form, last.place.end) == (chunks.start, form, place.start) => {
+                last.chunks.end = chunks.end;
+                last.place.end = place.end;
             }
-            self.places[chunk] = place;
+            _ => self.parts.push(Part { chunks, form, place }),
         }
     }
 
-    /// The results of a call in which no chunk has failed.
+    /// The results of a call in which no chunk has failed, in the order of the chunks.
     pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<Vec<R>> {
-        let mut decoded = Vec::with_capacity(self.len());
-        for chunk in 0..self.len() {
-            decoded.push(self.decode_one(chunk)?);
+        let mut parts: Vec<_> = self.parts.iter().collect();
+        parts.sort_unstable_by_key(|part| part.chunks.start);
+        let count = self.len() - self.skipped;
+        let mut values = Vec::with_capacity(count);
+        for part in parts {
+            self.decode_part(part, &mut values)?;
         }
-        Ok(decoded)
+        if values.len() != count {
+            return Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result"));
+        }
+        Ok(values)
     }
 
-    /// Those of some chunks, in their order.
-    pub(super) fn decode_only<R: DeserializeOwned>(&self, chunks: &[usize]) -> Result<Vec<R>> {
-        chunks.iter().map(|&chunk| self.decode_one(chunk)).collect()
-    }
-
-    #[inline]
-    fn decode_one<R: DeserializeOwned>(&self, chunk: usize) -> Result<R> {
-        let Place(at, len) = self.places.get(chunk).copied().unwrap_or_default();
-        match self.states[chunk] {
-            State::Numbers(kinds) => Found::new(kinds, &self.bytes[at..]).decode(),
-            State::Nothing => decode(&NOTHING),
-            State::Here => decode(&self.bytes[at..][..len]),
-            State::Apart => decode(&self.apart[at]),
-            State::Open | State::Failed => Err(Error::new(ErrorKind::WorkerDied, "a chunk has no result")),
+    fn decode_part<R: DeserializeOwned>(&self, part: &Part, values: &mut Vec<R>) -> Result<()> {
+        let count = part.chunks.len();
+        match part.form {
+            Form::Numbers(kinds, names) => {
+                numbers::decode_all((kinds, &self.words[names..]), &self.words[part.place.clone()], values)?;
+            }
+            Form::Values => {
+                let mut at = part.place.start;
+                for _ in 0..count {
+                    let (bytes, next) = value_at(&self.words, at);
+                    values.push(decode(bytes)?);
+                    at = next;
+                }
+            }
+            Form::Nothing => {
+                for _ in 0..count {
+                    values.push(decode(&NOTHING)?);
+                }
+            }
+            Form::Apart => {
+                for bytes in &self.apart[part.place.clone()] {
+                    values.push(decode(bytes)?);
+                }
+            }
         }
+        Ok(())
     }
 }
 

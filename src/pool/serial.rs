@@ -7,11 +7,10 @@ use super::args::{Cursor, MappedBlock};
 use super::call::{Unsettled, lock};
 use super::cancel::Stop;
 use super::chunk::{Division, Ending, Progress};
-use super::control::Record;
+use super::control::{Entry, Record};
 use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
 use super::protocol::TaskFailure;
-use super::results::Returned;
 use super::scope::Scope;
 use super::tally::{Noted, Settled, Tally};
 use super::task::{Share, TaskRef};
@@ -96,19 +95,22 @@ impl Share for All<'_> {
         if self.was_told() {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
         }
-        let at = self.tally.buffer().len();
-        let returned = match form {
-            Form::Nothing => Returned::Nothing,
+        let words = self.tally.buffer();
+        let start = words.len();
+        let entry = match form {
+            Form::Nothing => Entry::Nothing(chunk..chunk + 1),
             Form::Numbers => {
-                self.tally.buffer().extend_from_slice(record.numbers.as_bytes());
-                Returned::Numbers(record.numbers.kinds(), at)
+                record.numbers.write_names(words);
+                let at = words.len();
+                words.extend_from_slice(record.numbers.words());
+                Entry::Numbers(chunk..chunk + 1, record.numbers.kinds(), (start, at))
             }
             Form::Bytes => {
-                self.tally.buffer().extend_from_slice(record.body());
-                Returned::Here(at..at + record.body().len())
+                record.write_value(chunk, words);
+                Entry::Value(chunk, start..words.len())
             }
         };
-        let noted = self.tally.note_done(chunk, returned);
+        let noted = self.tally.note_entry(entry);
         self.note(noted);
     }
 

@@ -1,11 +1,12 @@
 //! What has come of a call's chunks, and what went wrong first.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::chunk::{Division, Progress};
 use super::control::Entry;
 use super::protocol::{NOTHING, Outcome, TaskFailure};
-use super::results::{Results, Returned};
+use super::results::Results;
 use super::scope::{Scope, Unit};
 use crate::error::{Error, ErrorKind};
 
@@ -74,7 +75,10 @@ impl Tally {
             cut_short: BTreeSet::new(),
         };
         if only.is_some() {
-            scope.gaps().for_each(|chunks| _ = tally.note_entry(Entry::Nothing(chunks)));
+            for chunks in scope.gaps() {
+                tally.results.skip(chunks.clone());
+                tally.note_done(chunks);
+            }
             tally.skipped = (tally.chunks_done, tally.rows_done);
         }
         tally
@@ -110,47 +114,36 @@ impl Tally {
         self.results.is_open(chunk)
     }
 
-    /// Where bytes of results go, see [`Returned::Here`].
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+    /// Where words of results go, see [`Entry`].
+    pub(super) fn buffer(&mut self) -> &mut Vec<u64> {
         self.results.buffer()
     }
 
     pub(super) fn note(&mut self, chunk: usize, outcome: Outcome) -> Noted {
         match outcome {
-            Ok(bytes) if *bytes == NOTHING => self.note_done(chunk, Returned::Nothing),
-            Ok(bytes) => self.note_done(chunk, Returned::Apart(bytes)),
+            Ok(bytes) if *bytes == NOTHING => self.note_entry(Entry::Nothing(chunk..chunk.saturating_add(1))),
+            Ok(bytes) if self.is_open(chunk) => {
+                self.results.set_apart(chunk, bytes);
+                self.note_done(chunk..chunk + 1)
+            }
+            Ok(_) => Noted::Unexpected,
             Err(failure) => self.note_failed(chunk, &failure),
         }
     }
 
-    /// The same for what stands in a worker's area, whose bytes are in the buffer.
+    /// The same for what stands in a worker's area, whose words are in the buffer.
     pub(super) fn note_entry(&mut self, entry: Entry) -> Noted {
         match entry {
-            Entry::Nothing(chunks) => {
-                if chunks.is_empty() {
-                    return Noted::Done;
-                }
-                if !self.results.set_nothing(chunks.clone()) {
-                    return Noted::Unexpected;
-                }
-                self.chunks_done += chunks.len();
-                let rows = self.division.rows_of(chunks.start).start..self.division.rows_of(chunks.end - 1).end;
-                self.rows_done += rows.len();
-                Noted::Done
-            }
-            Entry::Numbers(chunk, kinds, at) => self.note_done(chunk, Returned::Numbers(kinds, at)),
-            Entry::Value(chunk, bytes) => self.note_done(chunk, Returned::Here(bytes)),
+            Entry::Nothing(chunks) if chunks.is_empty() => Noted::Done,
             Entry::Failure(chunk, failure) => self.note_failed(chunk, &failure),
+            entry => self.results.set(entry).map_or(Noted::Unexpected, |chunks| self.note_done(chunks)),
         }
     }
 
-    pub(super) fn note_done(&mut self, chunk: usize, returned: Returned) -> Noted {
-        if !self.is_open(chunk) {
-            return Noted::Unexpected;
-        }
-        self.results.set(chunk, Some(returned));
-        self.chunks_done += 1;
-        self.rows_done += self.division.rows_of(chunk).len();
+    fn note_done(&mut self, chunks: Range<usize>) -> Noted {
+        self.chunks_done += chunks.len();
+        let rows = self.division.rows_of(chunks.start).start..self.division.rows_of(chunks.end - 1).end;
+        self.rows_done += rows.len();
         Noted::Done
     }
 
@@ -164,7 +157,7 @@ impl Tally {
                 if !in_order {
                     self.cut_short.insert(chunk);
                 }
-                self.results.set(chunk, None);
+                self.results.set_failed(chunk);
                 if self.failure.is_none() {
                     // A callback has panicked: then nobody reads it.
                     self.fail(None, ErrorKind::Cancelled, "a task was told that the call is to end".to_owned());
@@ -181,7 +174,7 @@ impl Tally {
         if matches!(failure, TaskFailure::Panicked { .. }) {
             self.cut_short.insert(chunk);
         }
-        self.results.set(chunk, None);
+        self.results.set_failed(chunk);
         self.fail(Some(chunk), kind, format!("the task of {} {what}", self.describe(chunk)));
         Noted::Failed
     }

@@ -21,6 +21,22 @@ pub(crate) const MAX_CALL: u64 = (1 << (64 - SMALL_BITS)) - 1;
 /// The most bytes whose number fits into a word beside a call's.
 pub(crate) const MAX_BYTES: usize = (1 << SMALL_BITS) - 1;
 
+/// A place in the stream of a worker's outcomes: how many bytes of a call stand before it, in as many bits as a word has for
+/// them.
+pub(super) type Place = usize;
+
+/// So many bytes on from a place.
+#[inline]
+pub(super) fn onward(place: Place, bytes: usize) -> Place {
+    place.wrapping_add(bytes) & MAX_BYTES
+}
+
+/// How many bytes it is from one place to another further on.
+#[inline]
+pub(super) fn ahead(from: Place, to: Place) -> usize {
+    to.wrapping_sub(from) & MAX_BYTES
+}
+
 pub(super) const PLACES: usize = 8;
 
 // Lines of the page as a whole, of one word each.
@@ -35,10 +51,12 @@ const DOWN_ANNOUNCED: usize = 0;
 const DOWN_DESCRIPTION: usize = 1;
 const DOWN_RUN: usize = 2;
 const DOWN_MAIL: usize = 3;
+const DOWN_TAKEN: usize = 4;
 const WORK: usize = DOWN + 1;
 const WORK_CURRENT: usize = 0;
 const WORK_DONE: usize = 1;
 const WORK_WRITTEN: usize = 2;
+const WORK_NUMBERS: usize = 3;
 const UP: usize = WORK + 1;
 const UP_FINISHED: usize = 0;
 const UP_DONE: usize = 1;
@@ -151,9 +169,11 @@ impl<W: Words> Board<W> {
         for (line, place) in [
             (DOWN, DOWN_ANNOUNCED),
             (DOWN, DOWN_MAIL),
+            (DOWN, DOWN_TAKEN),
             (WORK, WORK_CURRENT),
             (WORK, WORK_DONE),
             (WORK, WORK_WRITTEN),
+            (WORK, WORK_NUMBERS),
             (UP, UP_FINISHED),
             (UP, UP_DONE),
             (UP, UP_SAID),
@@ -206,7 +226,7 @@ impl<W: Words> Board<W> {
     /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
     #[inline]
     pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
-        let (done, written) = self.noted_at_the_end(worker, call);
+        let Noted { done, written, .. } = self.noted_at_the_end(worker, call);
         written == 0 && done == Some(share(tickets, participants, worker))
     }
 
@@ -291,7 +311,9 @@ impl<W: Words> Board<W> {
             closed: self.of_all(CLOSED),
             current: self.of(worker, WORK, WORK_CURRENT),
             done: self.of(worker, WORK, WORK_DONE),
+            numbers: self.of(worker, WORK, WORK_NUMBERS),
             written: self.of(worker, WORK, WORK_WRITTEN),
+            taken: self.of(worker, DOWN, DOWN_TAKEN),
         }
     }
 
@@ -326,15 +348,23 @@ impl<W: Words> Board<W> {
 
     // Results.
 
-    /// Parent: what [`note_done`](Marks::note_done) and [`note_written`](Marks::note_written) have noted last.
-    pub(super) fn noted(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
-        // Acquire: pairs with both releases. In this order, so that outcomes which were written before the chunks were
+    /// Parent: what the worker has noted last.
+    pub(super) fn noted(&self, worker: usize, call: u64) -> Noted {
+        // Acquire: pairs with the releases. In this order, so that outcomes which were written before the chunks were
         // noted are not missed.
-        let done = unpack_range(self.of(worker, WORK, WORK_DONE).load(Acquire), call);
-        // Who was killed before it took its *done* back has begun nothing of a later call that is like this in a few bits.
-        let done = done.filter(|_| self.last_begun(worker, call).is_some());
+        let range = |place| unpack_range(self.of(worker, WORK, place).load(Acquire), call);
+        // Who was killed before it took its ranges back has begun nothing of a later call that is like this in a few bits.
+        let has_begun = |_: &Range<usize>| self.last_begun(worker, call).is_some();
+        let (done, numbers) = (range(WORK_DONE).filter(has_begun), range(WORK_NUMBERS).filter(has_begun));
         let (of, written) = unpack(self.of(worker, WORK, WORK_WRITTEN).load(Acquire));
-        (done, if of == call { written } else { 0 })
+        Noted { done, numbers, written: if of == call { written } else { 0 } }
+    }
+
+    /// Parent: has read a worker's outcomes up to there, and what stands before may be written over.
+    pub(super) fn note_taken(&self, worker: usize, call: u64, place: Place) {
+        // Release: whoever sees it writes only after all that was read.
+        self.of(worker, DOWN, DOWN_TAKEN).store(pack(call, place), Release);
+        self.ring_worker(worker);
     }
 
     /// Worker: nothing of `call` is touched by it any more, and all that came of it was written or said.
@@ -360,10 +390,10 @@ impl<W: Words> Board<W> {
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
     #[inline]
-    pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> (Option<Range<usize>>, usize) {
+    pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> Noted {
         // Acquire: as in `has_finished`.
         let (_, written) = unpack(self.of(worker, UP, UP_FINISHED).load(Acquire));
-        (unpack_range(self.of(worker, UP, UP_DONE).load(Relaxed), call), written)
+        Noted { done: unpack_range(self.of(worker, UP, UP_DONE).load(Relaxed), call), numbers: None, written }
     }
 
     // Messages and news.
@@ -456,13 +486,25 @@ impl<W: Words> Board<W> {
     }
 }
 
+/// What a worker says of its outcomes.
+#[derive(Clone, Debug)]
+pub(super) struct Noted {
+    /// The chunks that it did one after another last and that returned nothing.
+    pub(super) done: Option<Range<usize>>,
+    /// Those that returned the numbers behind what is written.
+    pub(super) numbers: Option<Range<usize>>,
+    pub(super) written: Place,
+}
+
 /// What a worker needs for every chunk of one call.
 pub(crate) struct Marks<'w, W: Words> {
     call: u64,
     closed: &'w W::Word,
     current: &'w W::Word,
     done: &'w W::Word,
+    numbers: &'w W::Word,
     written: &'w W::Word,
+    taken: &'w W::Word,
 }
 
 impl<W: Words> Marks<'_, W> {
@@ -491,11 +533,32 @@ impl<W: Words> Marks<'_, W> {
         self.done.store(pack_range(self.call, chunks.start, chunks.end), Release);
     }
 
-    /// So many bytes of its outcomes are written.
+    /// The chunks that it did one after another just now and that returned the numbers behind what is written.
     #[inline]
-    pub(super) fn note_written(&self, written: usize) {
+    pub(super) fn note_numbers(&self, chunks: &Range<usize>) {
+        // Release: as above.
+        self.numbers.store(pack_range(self.call, chunks.start, chunks.end), Release);
+    }
+
+    /// There are none, and no later call may be told of any: in those few bits of its number that stand there it may be
+    /// like this one.
+    pub(super) fn forget_numbers(&self) {
+        // Relaxed: before this worker's next call.
+        self.numbers.store(0, Relaxed);
+    }
+
+    /// Its outcomes are written up to there.
+    #[inline]
+    pub(super) fn note_written(&self, written: Place) {
         // Release: as above.
         self.written.store(pack(self.call, written), Release);
+    }
+
+    /// How far the parent has read them.
+    pub(super) fn taken(&self) -> Place {
+        // Acquire: pairs with the release in `note_taken`.
+        let (of, place) = unpack(self.taken.load(Acquire));
+        if of == self.call { place } else { 0 }
     }
 }
 

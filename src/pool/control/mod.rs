@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `words` | atomic words that one can sleep on |
 //! | `board` | the protocol: what the words mean and all that is done with them |
-//! | `records` | outcomes as they stand in a worker's area |
+//! | `records` | outcomes as they stand in a worker's area, and how a worker writes them |
+//! | `reader` | how the parent reads them |
+//! | `area` | the area as a ring |
 //!
 //! # The words
 //!
@@ -16,17 +18,19 @@
 //!
 //! | line | word | writer | meaning |
 //! |---|---|---|---|
-//! | closed | closed `call` | parent | no more tickets of this call are drawn |
+//! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
 //! | down | announced `call` | parent | the call that this worker was told of last |
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
 //! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
+//! | | taken `call:place` | parent | how far it has read the worker's area, in a call that goes on |
 //! | work | current `call:ticket + 1` | worker | the ticket that it began last |
 //! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing |
-//! | | written `call:bytes` | worker | how much of its area is filled with other outcomes |
-//! | up | finished `call:bytes` | worker | the last call that it has nothing more to do with, and *written* |
+//! | | written `call:place` | worker | up to where other outcomes are in its area |
+//! | | numbers `call:a..b` | worker | the chunks that it did one after another last and that returned the numbers behind *written* |
+//! | up | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
 //! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
 //! | | said | worker | how many messages it has sent over its socket, ever |
 //! | | news | worker | how often it wanted to be looked at |
@@ -44,6 +48,7 @@
 //!                                              it takes half of what another one has left
 //!                ←──── rings now and then ──── begins each in turn: runs its chunk, notes it done or writes its outcome,
 //!                                              or sends what is too large
+//! reads areas, says how much ────────────────→ where its area is full it rings, and waits for room
 //! reads areas  ←───────────────── rings ────── finished
 //! ```
 //!
@@ -77,7 +82,9 @@
 //!   killed ringer leaves a sleeper to the next one, which the news of its death is.
 #![expect(unsafe_code, reason = "reaches atomic words in mapped memory")]
 
+mod area;
 mod board;
+mod reader;
 mod records;
 mod words;
 
@@ -87,15 +94,17 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::SealFlag;
 
+use area::Area;
 use board::{Board, MAX_BYTES, PLACES};
 pub(crate) use board::{MAX_CALL, MAX_CHUNKS};
-pub(crate) use records::{Entry, Reader, Record, Writer};
+pub(crate) use reader::{Entry, Reader};
+pub(crate) use records::{Record, Room, Writer, value_at};
 #[cfg(test)]
 pub(crate) use words::Word;
 pub(crate) use words::{Memory, Words};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{copy_in, copy_out};
+use crate::memory::{copy_in, copy_out, put_words};
 use crate::sys::map::{Access, Mapping};
 use crate::sys::{file, memfd, space};
 
@@ -130,6 +139,11 @@ impl Words for Mapped {
 impl Memory for Mapped {
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
         copy_in(&self.mapping, offset, bytes);
+    }
+
+    #[inline]
+    fn put(&self, offset: usize, words: &[u64]) {
+        put_words(&self.mapping, offset, words);
     }
 
     fn copy_out(&self, offset: usize, out: &mut [u8]) {
@@ -175,10 +189,13 @@ impl ControlPage {
 
 impl<M: Memory> ControlPage<M> {
     const FITS: () = assert!(M::RESULTS_LEN <= MAX_BYTES && M::DESCRIPTION_LEN <= MAX_BYTES);
+    /// Places in the stream of outcomes begin again where the area does, too.
+    const WRAPS: () = assert!(M::RESULTS_LEN.is_power_of_two());
 
     /// A page for so many workers over memory that others reach through `fd`.
     pub(crate) fn over(memory: M, fd: OwnedFd, workers: usize) -> Self {
         let () = Self::FITS;
+        let () = Self::WRAPS;
         Self { fd, board: Board::new(memory, workers) }
     }
 
@@ -205,6 +222,12 @@ impl<M: Memory> ControlPage<M> {
         Self::description_offset(workers) + M::DESCRIPTION_LEN + workers * M::RESULTS_LEN
     }
 
+    /// A worker's area.
+    fn area(&self, worker: usize) -> Area<'_, M> {
+        Area::new(self, worker, self.results_offset(worker))
+    }
+
+    #[inline]
     fn memory(&self) -> &M {
         self.board.words()
     }
@@ -238,6 +261,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pool::numbers::Form;
 
     fn page(workers: usize) -> ControlPage {
         ControlPage::create(workers).unwrap()
@@ -290,12 +314,18 @@ mod tests {
     fn what_was_done_in_one_call_is_not_done_in_another_65536_calls_later() {
         let page = page(1);
         let mut writer = Writer::new(&page, 0, ALIKE[0]);
-        assert!(writer.begin(3) && writer.nothing(3));
-        assert_eq!(page.noted(0, ALIKE[0]), (Some(3..4), 0));
+        let mut record = Record::default();
+        assert_eq!(record.numbers.take(&1), Form::Numbers);
+        assert!(writer.begin(3));
+        assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
+        let noted = page.noted(0, ALIKE[0]);
+        assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), Some(4..5), 0));
         writer.finish();
-        assert_eq!(page.noted_at_the_end(0, ALIKE[0]), (Some(3..4), 0));
+        let noted = page.noted_at_the_end(0, ALIKE[0]);
+        assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), None, 24));
         page.open(ALIKE[1], 1, 9);
-        assert_eq!(page.noted(0, ALIKE[1]), (None, 0));
+        let noted = page.noted(0, ALIKE[1]);
+        assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
     }
 
     /// Chunks of a call were taken for done that its worker had done 65536 calls before.
@@ -303,9 +333,13 @@ mod tests {
     fn what_a_worker_had_done_that_was_killed_before_it_took_that_back_is_not_done_in_a_later_call() {
         let page = page(1);
         let mut writer = Writer::new(&page, 0, ALIKE[0]);
-        assert!(writer.begin(3) && writer.nothing(3));
+        let mut record = Record::default();
+        assert_eq!(record.numbers.take(&1), Form::Numbers);
+        assert!(writer.begin(3));
+        assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
         page.open(ALIKE[1], 1, 9);
-        assert_eq!(page.noted(0, ALIKE[1]), (None, 0));
+        let noted = page.noted(0, ALIKE[1]);
+        assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
     }
 
     #[test]

@@ -1,33 +1,49 @@
-//! Outcomes as they stand in a worker's area of the page: each is a word that says what it is, and bytes up to a whole
-//! word.
+//! Outcomes as they stand in a worker's area of the page: each begins with a word that says what it is.
 //!
-//! Most tasks return nothing, and a worker runs chunks one after another: such chunks are a range on a word of their own,
-//! and only when the next one does not follow it goes into the area.
+//! A worker runs chunks one after another, and what they return is mostly of one kind. So outcomes are said of a range of
+//! chunks wherever that is possible:
+//!
+//! - Chunks that returned nothing are a range on a word of their own, *done*, and only when the next one does not follow it
+//!   goes into the area.
+//! - Chunks that returned numbers of the same kinds are a run: a head, how many chunks they are, then their words, one value
+//!   behind the other. While a run is open its chunks are a range on a word of their own, *numbers*, and it stands behind all
+//!   that is said to be *written*; how many they are is written when it is closed.
+//!
+//! ```text
+//!     what the parent has read            written
+//!     ↓                                   ↓                     ┌─ not yet
+//! ────┬──────┬────────┬──────┬───────┬────┬───────────────────┬─┴─────┬───────┬───────┬───────┬──────────
+//!     │ head │ bytes  │ head │ count │ …  │ head: kinds of 40 │ count │ of 40 │ of 41 │ of 42 │ (free)
+//! ────┴──────┴────────┴──────┴───────┴────┴───────────────────┴───────┴───────┴───────┴───────┴──────────
+//!     a value          a run, closed       a run, open: numbers 40..43
+//! ```
+//!
+//! The area is a ring. The parent says how far it has read, and a worker that has no room asks it to and waits for that.
 
 use std::ops::Range;
 
-use super::board::Marks;
+use super::area::Area;
+use super::board::{Marks, Place, ahead, onward};
 use super::{ControlPage, Mapped, Memory};
-use crate::error::{Error, ErrorKind, Result};
-use crate::pool::numbers::{Kinds, Numbers};
-use crate::pool::protocol::TaskFailure;
+use crate::pool::numbers::{Kinds, MOST, Numbers};
 
-const HEAD: usize = size_of::<u64>();
+pub(super) const WORD: usize = size_of::<u64>();
+const HEAD: usize = WORD;
 const KIND_BITS: u32 = 2;
 const CHUNK_BITS: u32 = 24;
 
-/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one, or numbers follow,
-/// of which it says what they are.
-const VALUE: u64 = 0;
-const FAILURE: u64 = 1;
-const DONE: u64 = 2;
-const NUMBERS: u64 = 3;
+/// What a head's lowest bits say: a value follows, or a failure, or it is about chunks up to another one, or a run of
+/// numbers follows, of which it says what they are.
+pub(super) const VALUE: u64 = 0;
+pub(super) const FAILURE: u64 = 1;
+pub(super) const DONE: u64 = 2;
+pub(super) const NUMBERS: u64 = 3;
 
 fn head(kind: u64, chunk: usize, rest: usize) -> u64 {
     ((rest as u64) << CHUNK_BITS | chunk as u64) << KIND_BITS | kind
 }
 
-fn parts(head: u64) -> (u64, usize, usize) {
+pub(super) fn parts(head: u64) -> (u64, usize, usize) {
     let number = |bits: u64| usize::try_from(bits).unwrap_or(usize::MAX);
     let rest = head >> KIND_BITS;
     (head & ((1 << KIND_BITS) - 1), number(rest & ((1 << CHUNK_BITS) - 1)), number(rest >> CHUNK_BITS))
@@ -38,6 +54,8 @@ fn parts(head: u64) -> (u64, usize, usize) {
 pub(crate) struct Record {
     pub(crate) numbers: Numbers,
     bytes: Vec<u8>,
+    /// The head of a run.
+    start: Vec<u64>,
 }
 
 impl Record {
@@ -47,32 +65,89 @@ impl Record {
         &mut self.bytes
     }
 
+    /// Gives memory back that most outcomes do not need.
+    pub(crate) fn forget_large(&mut self) {
+        const USUAL: usize = 1 << 20;
+        self.bytes.truncate(HEAD);
+        self.bytes.shrink_to(USUAL);
+    }
+
     /// What was appended since they were last cleared.
     pub(crate) fn body(&self) -> &[u8] {
         self.bytes.get(HEAD..).unwrap_or_default()
+    }
+
+    /// Appends the bytes as the record of a chunk's value, to be [found](value_at) again.
+    pub(crate) fn write_value(&self, chunk: usize, words: &mut Vec<u64>) {
+        let body = self.body();
+        words.push(head(VALUE, chunk, body.len()));
+        let at = words.len();
+        words.resize(at + body.len().div_ceil(WORD), 0);
+        bytemuck::cast_slice_mut(&mut words[at..])[..body.len()].copy_from_slice(body);
+    }
+}
+
+/// The bytes of the record that begins there among words which were told as [`Entry::Value`](super::Entry::Value), and where the next one begins.
+#[inline]
+pub(crate) fn value_at(words: &[u64], at: usize) -> (&[u8], usize) {
+    let (_, _, len) = parts(words[at]);
+    let next = at + 1 + len.div_ceil(WORD);
+    (&bytemuck::cast_slice(&words[at + 1..next])[..len], next)
+}
+
+/// Is there room for an outcome?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Room {
+    /// It is written.
+    Enough,
+    /// Once the parent has read what stands there.
+    Later,
+    Never,
+}
+
+/// Numbers of the chunks in a range, one behind the other, as far as they are known.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) chunks: Range<usize>,
+    pub(super) kinds: Kinds,
+    /// How many bytes its head has.
+    pub(super) head: usize,
+}
+
+impl Run {
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.head + self.chunks.len() * self.kinds.count() * WORD
     }
 }
 
 /// A worker's side of one call's outcomes.
 pub(crate) struct Writer<'p, M: Memory = Mapped> {
-    page: &'p ControlPage<M>,
-    worker: usize,
+    area: Area<'p, M>,
     marks: Marks<'p, M>,
-    /// Where its area lies.
-    area: usize,
-    written: usize,
+    /// Up to where outcomes are written that do not change any more, and where the parent had read to when that was last
+    /// looked at.
+    written: Place,
+    taken: Place,
     done: Range<usize>,
+    /// What is open behind that, and its names.
+    run: Option<Run>,
+    names: [&'static str; MOST],
+    had_run: bool,
 }
 
 impl<'p, M: Memory> Writer<'p, M> {
     pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
         Self {
-            page,
-            worker,
+            area: page.area(worker),
             marks: page.marks(worker, call),
-            area: page.results_offset(worker),
             written: 0,
+            taken: 0,
             done: 0..0,
+            run: None,
+            names: [""; MOST],
+            had_run: false,
         }
     }
 
@@ -86,209 +161,141 @@ impl<'p, M: Memory> Writer<'p, M> {
         self.marks.begin(ticket)
     }
 
-    /// A chunk is done and returned nothing; `false` where there is no room to say so.
+    /// Has the parent read more than was known when there was no room?
+    pub(crate) fn has_more_room(&self) -> bool {
+        self.marks.taken() != self.taken
+    }
+
+    /// A chunk is done and returned nothing.
     #[inline]
-    pub(crate) fn nothing(&mut self, chunk: usize) -> bool {
+    pub(crate) fn nothing(&mut self, chunk: usize) -> Room {
         if self.done.end == chunk && !self.done.is_empty() {
             self.done.end += 1;
         } else {
             let Range { start, end } = self.done;
-            if !self.done.is_empty() && !self.append(&head(DONE, start, end).to_ne_bytes()) {
-                return false;
+            if !self.done.is_empty() {
+                let room = self.append(&head(DONE, start, end).to_ne_bytes());
+                if room != Room::Enough {
+                    return room;
+                }
             }
             self.done = chunk..chunk + 1;
         }
         self.marks.note_done(&self.done);
-        true
+        Room::Enough
     }
 
-    /// A chunk is done and returned the numbers in the record; `false` where there is no room for them.
+    /// A chunk is done and returned the numbers in the record.
     #[inline]
-    pub(crate) fn numbers(&mut self, chunk: usize, numbers: &mut Numbers) -> bool {
-        let kinds = numbers.kinds().bits() as usize;
-        self.append(bytemuck::cast_slice(numbers.behind(head(NUMBERS, chunk, kinds))))
+    pub(crate) fn numbers(&mut self, chunk: usize, record: &mut Record) -> Room {
+        let numbers = &record.numbers;
+        let len = size_of_val(numbers.words());
+        let mut end = None;
+        if let Some(run) = &self.run
+            && run.chunks.end == chunk
+            && run.kinds == numbers.kinds()
+            && numbers.names().iter().zip(&self.names).all(|(one, other)| std::ptr::eq(*one, *other))
+        {
+            end = Some(run.len());
+        }
+        let end = end.filter(|end| self.has_room(end + len));
+        let end = match end.map_or_else(|| self.open_run(chunk, record), Ok) {
+            Ok(end) => end,
+            Err(room) => return room,
+        };
+        self.area.put(onward(self.written, end), record.numbers.words());
+        if let Some(run) = &mut self.run {
+            run.chunks.end += 1;
+            self.marks.note_numbers(&run.chunks);
+        }
+        Room::Enough
     }
 
-    /// A chunk is done and returned the bytes in the record; `false` where there is no room for them.
-    pub(crate) fn value(&mut self, chunk: usize, record: &mut Record) -> bool {
+    /// Begins a run with the numbers in the record, where there is room for them, and returns how long its head is.
+    #[cold]
+    fn open_run(&mut self, chunk: usize, record: &mut Record) -> Result<usize, Room> {
+        self.close_run();
+        let Record { numbers, start, .. } = record;
+        start.clear();
+        start.extend([head(NUMBERS, chunk, numbers.kinds().bits() as usize), 0]);
+        numbers.write_names(start);
+        let len = size_of_val(&start[..]);
+        self.look_for_room(len + size_of_val(numbers.words()))?;
+        self.area.put(self.written, &start[..1]);
+        self.area.put(onward(self.written, 2 * WORD), &start[2..]);
+        self.run = Some(Run { chunks: chunk..chunk, kinds: numbers.kinds(), head: len });
+        self.names[..numbers.names().len()].copy_from_slice(numbers.names());
+        self.had_run = true;
+        Ok(len)
+    }
+
+    fn close_run(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.area.put(onward(self.written, WORD), &[run.chunks.len() as u64]);
+            self.written = onward(self.written, run.len());
+            self.marks.note_written(self.written);
+        }
+    }
+
+    /// A chunk is done and returned the bytes in the record.
+    pub(crate) fn value(&mut self, chunk: usize, record: &mut Record) -> Room {
         self.record(VALUE, chunk, record)
     }
 
-    /// A chunk's failure is in the record; `false` where there is no room for it.
-    pub(crate) fn failure(&mut self, chunk: usize, record: &mut Record) -> bool {
+    /// A chunk's failure is in the record.
+    pub(crate) fn failure(&mut self, chunk: usize, record: &mut Record) -> Room {
         self.record(FAILURE, chunk, record)
     }
 
-    fn record(&mut self, kind: u64, chunk: usize, Record { bytes, .. }: &mut Record) -> bool {
+    fn record(&mut self, kind: u64, chunk: usize, Record { bytes, .. }: &mut Record) -> Room {
         let len = bytes.len() - HEAD;
         bytes[..HEAD].copy_from_slice(&head(kind, chunk, len).to_ne_bytes());
-        bytes.resize(bytes.len().next_multiple_of(HEAD), 0);
-        let fits = self.append(bytes);
+        bytes.resize(bytes.len().next_multiple_of(WORD), 0);
+        let room = self.append(bytes);
         bytes.truncate(HEAD + len);
-        fits
+        room
     }
 
     /// Whole words.
-    fn append(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > M::RESULTS_LEN - self.written {
-            return false;
+    fn append(&mut self, bytes: &[u8]) -> Room {
+        self.close_run();
+        if let Err(room) = self.look_for_room(bytes.len()) {
+            return room;
         }
-        self.page.memory().copy_in(self.area + self.written, bytes);
-        self.written += bytes.len();
+        self.area.put_bytes(self.written, bytes);
+        self.written = onward(self.written, bytes.len());
         self.marks.note_written(self.written);
-        true
+        Room::Enough
+    }
+
+    fn look_for_room(&mut self, len: usize) -> Result<(), Room> {
+        match len {
+            len if len > M::RESULTS_LEN => Err(Room::Never),
+            len if self.has_room(len) => Ok(()),
+            _ => Err(Room::Later),
+        }
+    }
+
+    /// For so many bytes behind what is written.
+    #[inline]
+    fn has_room(&mut self, len: usize) -> bool {
+        let fits = |taken| ahead(taken, self.written) + len <= M::RESULTS_LEN;
+        fits(self.taken) || {
+            self.taken = self.marks.taken();
+            fits(self.taken)
+        }
     }
 
     /// The call is over for this worker: nothing of it is touched any more.
-    pub(crate) fn finish(self) {
-        self.page.note_finished(self.worker, self.marks.call(), &self.done, self.written);
-    }
-}
-
-/// How far the parent has read a worker's outcomes of one call.
-#[derive(Debug, Default)]
-pub(crate) struct Reader {
-    read: usize,
-    /// What is known of the chunks that are noted as done: none of these is told twice.
-    done: Range<usize>,
-}
-
-/// Something that a worker has noted.
-#[derive(Debug)]
-pub(crate) enum Entry {
-    /// These chunks returned nothing.
-    Nothing(Range<usize>),
-    /// A chunk returned the numbers that begin there in the buffer.
-    Numbers(usize, Kinds, usize),
-    /// A chunk returned those bytes of the buffer.
-    Value(usize, Range<usize>),
-    Failure(usize, TaskFailure),
-}
-
-impl Reader {
-    /// Hands each news of a worker to `note`; bytes of values are appended to `buffer`, which `note` is given too.
-    /// `finished` where the worker is known to have finished the call.
-    ///
-    /// # Errors
-    /// `Layout` where there is something that no worker writes, or that `note` refuses by `false`.
-    pub(crate) fn read<T, M: Memory>(
-        &mut self,
-        page: &ControlPage<M>,
-        (worker, call, finished): (usize, u64, bool),
-        target: &mut T,
-        buffer: impl Fn(&mut T) -> &mut Vec<u8>,
-        mut note: impl FnMut(&mut T, Entry) -> bool,
-    ) -> Result<()> {
-        let noted = if finished { page.noted_at_the_end(worker, call) } else { page.noted(worker, call) };
-        self.read_noted(page, worker, noted, target, buffer, &mut note)
-    }
-
-    /// [`read`](Self::read) for what was noted: chunks that are done, and how much of the area is filled, which may be of a
-    /// later time.
-    fn read_noted<T, M: Memory>(
-        &mut self,
-        page: &ControlPage<M>,
-        worker: usize,
-        (mut done, written): (Option<Range<usize>>, usize),
-        target: &mut T,
-        buffer: impl Fn(&mut T) -> &mut Vec<u8>,
-        note: &mut impl FnMut(&mut T, Entry) -> bool,
-    ) -> Result<()> {
-        let damaged = || Error::new(ErrorKind::Layout, "a worker's outcomes are damaged");
-        let mut told = |target: &mut T, entry| note(target, entry).then_some(()).ok_or_else(damaged);
-        if written > self.read && written <= M::RESULTS_LEN {
-            let bytes = buffer(target);
-            let mut at = bytes.len();
-            bytes.resize(at + written - self.read, 0);
-            page.memory().copy_out(page.results_offset(worker) + self.read, &mut bytes[at..]);
-            self.read = written;
-            let end = bytes.len();
-            while at < end {
-                let bytes = &buffer(target)[at..end];
-                let (first, bytes) = bytes.split_first_chunk().ok_or_else(damaged)?;
-                let (kind, chunk, rest) = parts(u64::from_ne_bytes(*first));
-                at += HEAD;
-                let entry = match kind {
-                    NUMBERS => {
-                        let kinds = Kinds::of(rest).ok_or_else(damaged)?;
-                        let first = at;
-                        at += kinds.count() * size_of::<u64>();
-                        if at > end {
-                            return Err(damaged());
-                        }
-                        told(target, Entry::Numbers(chunk, kinds, first))?;
-                        continue;
-                    }
-                    VALUE if rest <= bytes.len() => Entry::Value(chunk, at..at + rest),
-                    FAILURE if rest <= bytes.len() => {
-                        let failure = rmp_serde::from_slice(&bytes[..rest]);
-                        Entry::Failure(chunk, failure.map_err(|error| damaged().with_source(error))?)
-                    }
-                    DONE => {
-                        // What this range was when it was last looked at is known.
-                        let known = if chunk == self.done.start { self.done.end.max(chunk) } else { chunk };
-                        // The word was read before the area. Where it says what was known before, or what stands here, it
-                        // is of an earlier time, and all of that range is known.
-                        let last = std::mem::replace(&mut self.done, chunk..rest);
-                        let is_of =
-                            |range: &Range<usize>, done: &Range<usize>| !range.is_empty() && range.start == done.start;
-                        done = done.filter(|done| !is_of(&last, done) && !is_of(&self.done, done));
-                        told(target, Entry::Nothing(known..rest))?;
-                        continue;
-                    }
-                    _ => return Err(damaged()),
-                };
-                at += rest.next_multiple_of(HEAD);
-                told(target, entry)?;
-            }
+    pub(crate) fn finish(mut self) {
+        if self.had_run {
+            self.close_run();
+            self.marks.forget_numbers();
         }
-        if let Some(done) = done {
-            let known = if done.start == self.done.start { self.done.end.max(done.start) } else { done.start };
-            if known < done.end {
-                self.done = done.clone();
-                told(target, Entry::Nothing(known..done.end))?;
-            }
-        }
-        Ok(())
+        self.area.page.note_finished(self.area.worker, self.marks.call(), &self.done, self.written);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A healthy worker was killed for saying a chunk twice: the range of done chunks was read before the worker had moved
-    /// on, and the area after that.
-    #[test]
-    fn a_range_that_was_read_before_the_area_is_told_once() {
-        let page: ControlPage = ControlPage::create(1).unwrap();
-        let mut writer = Writer::new(&page, 0, 7);
-        assert!(writer.begin(0));
-        let mut reader = Reader::default();
-        let read = |reader: &mut Reader, noted| -> Vec<(usize, usize)> {
-            let mut told = Vec::new();
-            let note = &mut |_: &mut Vec<u8>, entry| {
-                let Entry::Nothing(chunks) = entry else { return false };
-                told.extend((!chunks.is_empty()).then_some((chunks.start, chunks.end)));
-                true
-            };
-            reader.read_noted(&page, 0, noted, &mut Vec::new(), |buffer| buffer, note).unwrap();
-            told
-        };
-        assert!(writer.nothing(0));
-        let (before, _) = page.noted(0, 7);
-        assert_eq!(before, Some(0..1));
-        assert!(writer.nothing(2) && writer.nothing(1));
-        let (now, written) = page.noted(0, 7);
-        assert_eq!(read(&mut reader, (before, written)), [(0, 1), (2, 3)]);
-        assert_eq!(read(&mut reader, (now, written)), [(1, 2)]);
-
-        // The same where the range was known from an earlier look, and has grown since.
-        let (before, written_before) = page.noted(0, 7);
-        assert!(writer.nothing(4));
-        assert!(read(&mut reader, (before.clone(), written_before)).is_empty());
-        let (_, written) = page.noted(0, 7);
-        assert!(read(&mut reader, (before, written)).is_empty());
-        assert_eq!(read(&mut reader, page.noted(0, 7)), [(4, 5)]);
-    }
-}
+#[path = "records_tests.rs"]
+mod tests;

@@ -44,11 +44,13 @@ pub(crate) trait Words {
 pub(crate) trait Memory: Words {
     /// Room for a call's description; a longer one goes by mail. The pages of what is not used are never touched.
     const DESCRIPTION_LEN: usize = 64 * 1024;
-    /// Room for a worker's outcomes in one call; more of them go over its socket.
+    /// Room for a worker's outcomes that the parent has not read yet, a power of two; a larger one goes over its socket.
     const RESULTS_LEN: usize = 512 * 1024;
 
     /// Copies `bytes` to that offset of the page.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
+    /// Copies whole words to that offset of the page, a multiple of 8.
+    fn put(&self, offset: usize, words: &[u64]);
     /// Copies from that offset of the page.
     fn copy_out(&self, offset: usize, out: &mut [u8]);
 }

@@ -12,7 +12,7 @@ use super::{scenario, trace};
 use crate::pool::control::{ControlPage, Memory, Word, Words};
 
 /// The words of a line that are used at all.
-const WORDS_OF_A_LINE: usize = 4;
+const WORDS_OF_A_LINE: usize = 5;
 /// More of them are not looked at.
 const MESSAGES: usize = 8;
 const EIGHT: usize = size_of::<u64>();
@@ -194,7 +194,7 @@ impl Words for Seen {
 
 impl Memory for Seen {
     const DESCRIPTION_LEN: usize = 1024;
-    /// Room for two small outcomes, or for one and the end of a run.
+    /// Room for two small outcomes, for one and the end of a range, or for two numbers in a run.
     const RESULTS_LEN: usize = 4 * EIGHT;
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
@@ -210,6 +210,10 @@ impl Memory for Seen {
                 area.write(*bytes);
             }
         }
+    }
+
+    fn put(&self, offset: usize, words: &[u64]) {
+        self.copy_in(offset, bytemuck::cast_slice(words));
     }
 
     fn copy_out(&self, offset: usize, out: &mut [u8]) {

@@ -87,7 +87,7 @@ mod stage;
 mod steps;
 mod trace;
 
-use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, NeverDeaf, Nothing, NothingDeaf};
+use scenario::Returns::{Failure, FailureAtLength, Little, Much, Never, NeverDeaf, Nothing, NothingDeaf, Number};
 use scenario::{Ending, Memory, Scenario, check_deaths};
 
 use super::control::MAX_CALL;
@@ -104,6 +104,23 @@ fn outcomes_arrive_by_every_way() {
     let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk().check();
     looked_at(&[&[Nothing, Much, Nothing]]);
     looked_at(&[&[Little, Little]]);
+}
+
+#[test]
+fn numbers_arrive_in_runs() {
+    Scenario::new(1, &[&[Number, Number], &[Number]]).preemptions(1).check();
+    let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk();
+    looked_at(&[&[Number, Number]]).check();
+    looked_at(&[&[Number, Nothing, Number]]).memory(Memory::Strong).check();
+    looked_at(&[&[Number, Little]]).check();
+}
+
+#[test]
+fn a_worker_waits_for_room() {
+    Scenario::new(1, &[&[Number, Number, Number]]).preemptions(1).check();
+    Scenario::new(1, &[&[Little, Little, Little]]).preemptions(1).check();
+    let looked_at = |calls| Scenario::new(1, calls).preemptions(1).news_after_each_chunk();
+    looked_at(&[&[Number, Number, Number]]).memory(Memory::Strong).check();
 }
 
 #[test]
@@ -164,6 +181,13 @@ fn a_worker_dies_with_outcomes_on_their_way() {
 }
 
 #[test]
+fn a_worker_dies_with_numbers_in_its_hands() {
+    let scenario = || Scenario::new(1, &[&[Number, Number, Number]]).preemptions(0);
+    check_deaths(0, scenario);
+    check_deaths(0, || scenario().news_after_each_chunk().memory(Memory::Strong));
+}
+
+#[test]
 fn lost_chunks_run_again() {
     check_deaths(0, || Scenario::new(1, &[&[Nothing, Nothing]]).preemptions(0).retries(1));
     check_deaths(1, || Scenario::new(2, &[&[Nothing, Little]]).preemptions(0).retries(1));
@@ -189,6 +213,12 @@ fn descriptions_arrive_by_mail() {
 #[should_panic(expected = "Causality violation")]
 fn without_orderings_what_was_written_is_not_there() {
     Scenario::new(1, &[&[Little]]).watched().preemptions(1).memory(Memory::Relaxed).check();
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_orderings_numbers_are_not_there() {
+    Scenario::new(1, &[&[Number, Number]]).news_after_each_chunk().preemptions(1).memory(Memory::Relaxed).check();
 }
 
 #[test]
@@ -232,6 +262,15 @@ fn two_of_two_workers_die() {
 #[test]
 fn two_of_two_workers_die_and_lost_chunks_run_again() {
     Scenario::new(2, &[&[Nothing, Nothing]]).preemptions(0).retries(1).check_steps(2);
+}
+
+#[test]
+fn workers_with_numbers_die() {
+    let looked_at = |scenario: Scenario| scenario.news_after_each_chunk().preemptions(0);
+    looked_at(Scenario::new(1, &[&[Number, Number, Number], &[Number]])).check_steps(2);
+    looked_at(Scenario::new(1, &[&[Number, Little, Number]])).retries(1).check_steps(1);
+    looked_at(Scenario::new(2, &[&[Number, Number, Number]])).check_steps(1);
+    looked_at(Scenario::new(1, &[&[Little, Little, Little], &[Nothing]])).preemptions(1).check_steps(0);
 }
 
 #[test]

@@ -32,8 +32,10 @@ use crate::pool::task::{Fallible, TaskRef};
 /// What a chunk's task returns, and so which way it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Returns {
-    /// Noted as a run of chunks.
+    /// Noted as a range of chunks.
     Nothing,
+    /// Into the worker's area, in a run of numbers.
+    Number,
     /// Into the worker's area.
     Little,
     /// Through its socket.

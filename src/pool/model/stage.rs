@@ -1,9 +1,11 @@
 //! What the tasks of a call do, and what is expected of calls.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 
 use loom::cell::UnsafeCell;
-use serde_bytes::ByteBuf;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::life::Life;
 use super::scenario::{Returns, Scenario};
@@ -49,6 +51,51 @@ struct Row {
 /// So many bytes do not fit into a worker's area.
 const LARGE: usize = 100;
 
+/// What a task returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Nothing,
+    Number(u64),
+    /// So many of the same.
+    Bytes(u8, usize),
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Nothing => serializer.serialize_none(),
+            Self::Number(number) => serializer.serialize_u64(number),
+            Self::Bytes(byte, len) => serializer.serialize_bytes(&[byte; LARGE][..len]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl Visitor<'_> for Reading {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nothing, a number, or bytes")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Nothing)
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+                Ok(Value::Number(number))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Value, E> {
+                Ok(Value::Bytes(bytes.first().copied().unwrap_or_default(), bytes.len()))
+            }
+        }
+        deserializer.deserialize_any(Reading)
+    }
+}
+
 impl Stage {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let most = scenario.calls.iter().map(|call| call.len()).max().unwrap_or(0);
@@ -92,8 +139,8 @@ impl Stage {
     }
 
     /// Worker: a task runs.
-    pub(super) fn run(&self, life: &Life, chunk: usize) -> Result<Option<ByteBuf>, String> {
-        let nothing = Ok(None);
+    pub(super) fn run(&self, life: &Life, chunk: usize) -> Result<Value, String> {
+        let nothing = Ok(Value::Nothing);
         // It is noted that it begins.
         life.chunk.set(Some(chunk));
         if !life.goes_on_in_task(mix(10, chunk as u64)) {
@@ -222,7 +269,7 @@ impl Stage {
         }
         match &settled.failure {
             None => {
-                let results = settled.results.decode::<Option<ByteBuf>>().expect("every chunk has a result");
+                let results = settled.results.decode::<Value>().expect("every chunk has a result");
                 let expected = returns.iter().enumerate().map(|(chunk, returns)| returns.value(chunk).ok());
                 assert!(results.into_iter().map(Some).eq(expected), "results are those of their chunks");
                 assert!(ended.iter().all(|&times| times > 0), "no chunk is left out");
@@ -309,12 +356,13 @@ impl Returns {
         matches!(self, Self::Failure | Self::FailureAtLength)
     }
 
-    fn value(self, chunk: usize) -> Result<Option<ByteBuf>, String> {
+    fn value(self, chunk: usize) -> Result<Value, String> {
         let byte = u8::try_from(chunk + 1).unwrap_or(u8::MAX);
         match self {
-            Self::Nothing | Self::NothingDeaf | Self::Never | Self::NeverDeaf => Ok(None),
-            Self::Little => Ok(Some(ByteBuf::from([byte]))),
-            Self::Much => Ok(Some(ByteBuf::from([byte; LARGE]))),
+            Self::Nothing | Self::NothingDeaf | Self::Never | Self::NeverDeaf => Ok(Value::Nothing),
+            Self::Number => Ok(Value::Number(byte.into())),
+            Self::Little => Ok(Value::Bytes(byte, 1)),
+            Self::Much => Ok(Value::Bytes(byte, LARGE)),
             Self::Failure => Err(String::new()),
             Self::FailureAtLength => Err("x".repeat(LARGE)),
         }

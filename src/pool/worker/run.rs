@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Desk, Kept, Worker, ending, panics};
+use super::{Desk, Kept, SLEEP, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::note_lent;
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::{Division, Ending};
-use crate::pool::control::{Record, Writer};
+use crate::pool::control::{Record, Room, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
@@ -23,6 +24,7 @@ use crate::sys::file::FileId;
 use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
+use crate::sys::process::is_hung_up;
 
 /// The parent is rung at most so often while chunks go on: it shows progress.
 const LINGER: Duration = Duration::from_millis(5);
@@ -188,9 +190,37 @@ impl<S: System> Work<'_, S> {
         }
     }
 
+    /// Writes an outcome as soon as there is room for it; `false` where there will never be.
+    #[inline]
+    fn write(&mut self, mut outcome: impl FnMut(&mut Writer<'_, S::Memory>) -> Room) -> bool {
+        loop {
+            match outcome(&mut self.writer) {
+                Room::Enough => return true,
+                Room::Later => self.wait_for_room(),
+                Room::Never => return false,
+            }
+        }
+    }
+
+    /// Waits until the parent has read what it was not known to have read.
     #[cold]
-    fn send(&self, chunk: usize, form: Form, record: &Record) {
-        self.desk.send(self.writer.call(), chunk, encoded(form, record));
+    fn wait_for_room(&self) {
+        let Desk { page, index, socket } = self.desk;
+        page.note_news(*index);
+        while !self.writer.has_more_room() {
+            page.wait_as_worker(*index, Duration::ZERO, SLEEP, || self.writer.has_more_room());
+            if !self.writer.has_more_room() && is_hung_up(socket.as_fd()) {
+                // Nobody is left who would.
+                S::exit(0);
+            }
+        }
+    }
+
+    #[cold]
+    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
+        let outcome = encoded(form, record);
+        record.forget_large();
+        self.desk.send(self.writer.call(), chunk, outcome);
     }
 }
 
@@ -225,13 +255,13 @@ impl<S: System> Share for Work<'_, S> {
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
         }
-        let written = match form {
-            Form::Nothing => self.writer.nothing(chunk),
-            Form::Numbers => self.writer.numbers(chunk, &mut record.numbers),
-            Form::Bytes if record.body() == NOTHING => self.writer.nothing(chunk),
-            Form::Bytes => self.writer.value(chunk, record),
-        };
-        if !written {
+        let is_written = self.write(|writer| match form {
+            Form::Nothing => writer.nothing(chunk),
+            Form::Numbers => writer.numbers(chunk, record),
+            Form::Bytes if record.body() == NOTHING => writer.nothing(chunk),
+            Form::Bytes => writer.value(chunk, record),
+        });
+        if !is_written {
             self.send(chunk, form, record);
         }
     }
@@ -246,9 +276,11 @@ impl<S: System> Share for Work<'_, S> {
             failure = TaskFailure::Stopped { in_order: true };
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
-        if encoded.is_err() || !self.writer.failure(chunk, record) {
+        if encoded.is_err() || !self.write(|writer| writer.failure(chunk, record)) {
             self.desk.send(self.writer.call(), chunk, Err(failure));
         }
+        // What was written of a result that is refused, too.
+        record.forget_large();
         self.desk.page.note_news(self.desk.index);
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU8;
 use std::sync::Mutex;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::error::ErrorKind;
@@ -23,7 +24,12 @@ fn read_as<R: DeserializeOwned>(value: &impl Serialize) -> (Form, Result<R>, Res
             let mut same = Vec::new();
             numbers.encode_to(&mut same).unwrap();
             assert_eq!(same, encoded);
-            Found::new(kinds, numbers.as_bytes()).decode()
+            let mut names = Vec::new();
+            numbers.write_names(&mut names);
+            let len = kinds.words_of_names(|at| names.get(at).copied());
+            assert_eq!(len, Some(names.len()));
+            let mut values = Vec::new();
+            decode_all((kinds, &names), numbers.words(), &mut values).map(|()| values.pop().unwrap())
         }
         Form::Nothing => {
             assert_eq!(encoded, super::super::protocol::NOTHING);
@@ -80,6 +86,24 @@ fn numbers_and_few_of_them_come_back_as_words() {
     for either in [Either::Whole(-3), Either::Part(0.25), Either::Two((1, 2.0))] {
         comes_back(either, Form::Numbers);
     }
+}
+
+#[test]
+fn structs_of_numbers_come_back_as_words() {
+    #[derive(Debug, PartialEq, Clone, Copy, Serialize, Deserialize)]
+    struct Extent {
+        from: f64,
+        to: f64,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        more: Option<u8>,
+    }
+    let extent = Extent { from: -1.0, to: 0.5, more: None };
+    comes_back(extent, Form::Numbers);
+    comes_back(Extent { more: Some(3), ..extent }, Form::Numbers);
+    comes_back(Some(extent), Form::Numbers);
+    comes_back(std::time::Duration::from_millis(1500), Form::Numbers);
+    comes_back((extent, 1), Form::Bytes);
+    comes_back([extent, extent], Form::Bytes);
 }
 
 #[test]
@@ -159,17 +183,45 @@ fn another_type_is_read_as_from_the_encoding() {
     same::<bool>(&1_u8);
     same::<Option<Option<u8>>>(&1_u8);
     same::<char>(&65_u32);
+    let second = std::time::Duration::from_secs(1);
+    same::<BTreeMap<String, u64>>(&second);
+    same::<BTreeMap<Option<String>, u64>>(&second);
+    same::<BTreeMap<char, u64>>(&second);
+    same::<Vec<u64>>(&second);
+    same::<(u64, u64)>(&second);
+    same::<u64>(&second);
+    same::<Either>(&second);
+    same::<Meters>(&second);
+    same::<std::ops::Range<u64>>(&second);
+}
+
+#[derive(Deserialize)]
+struct Flag {
+    #[expect(dead_code, reason = "only read")]
+    f: bool,
 }
 
 #[test]
 fn what_nobody_has_written_is_an_error() {
-    for bits in [0, 6, 0x10, 0x101, 0x11, TUPLE as usize, 1 << 28, 1 << 33, usize::MAX] {
+    let flags = |flags: u32| flags as usize;
+    for bits in
+        [0, 6, 0x10, 0x101, 0x11, flags(TUPLE), flags(NAMED), flags(TUPLE | NAMED | BOOL), 1 << 28, 1 << 33, usize::MAX]
+    {
         assert_eq!(Kinds::of(bits), None, "{bits:x}");
     }
-    let damaged = |kind, words: &[u64]| {
-        Found::new(Kinds::of(kind as usize).unwrap(), bytemuck::cast_slice(words)).decode::<bool>()
-    };
-    for error in [damaged(BOOL, &[2]), damaged(SINGLE, &[1 << 32]), damaged(BOOL, &[])] {
+    let damaged =
+        |kind, words: &[u64]| decode_all::<bool>((Kinds::of(kind as usize).unwrap(), &[]), words, &mut Vec::new());
+    for error in [damaged(BOOL, &[2]), damaged(SINGLE, &[1 << 32]), damaged(NAMED | BOOL, &[1])] {
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Serialization);
     }
+    let names = |words: &[u64]| {
+        let kinds = Kinds::of((NAMED | BOOL) as usize).unwrap();
+        let len = kinds.words_of_names(|at| words.get(at).copied());
+        len.map(|_| decode_all::<Flag>((kinds, words), &[1], &mut Vec::new()).is_ok())
+    };
+    assert_eq!(names(&[1, u64::from(b'f')]), Some(true));
+    assert_eq!(names(&[1, u64::from(b'g')]), Some(false));
+    assert_eq!(names(&[1, 0xff]), Some(false), "not UTF-8");
+    assert_eq!(names(&[LONGEST as u64 + 1, 0]), None);
+    assert_eq!(names(&[u64::MAX]), None);
 }
