@@ -356,14 +356,14 @@ impl<'p> Call<'p> {
 }
 
 /// What the tasks of a call have returned.
-pub(super) enum Returned {
+enum Returned {
     /// So many of them nothing.
     Nothing(usize),
     Results(Box<Results>),
 }
 
 impl Returned {
-    pub(super) fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
+    fn decode<R: DeserializeOwned>(self) -> Result<Vec<R>> {
         match self {
             Self::Nothing(count) => Results::of_nothing(count).decode(),
             Self::Results(results) => results.decode(),
@@ -373,7 +373,7 @@ impl Returned {
 
 /// Runs a call without settings.
 #[inline]
-pub(super) fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
+fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
     let mut plan = Plan::new();
     args.describe(&mut plan)?;
     let returned = run_planned(pool, &mut plan, task);

@@ -66,7 +66,6 @@ use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
 use crew::Crew;
-use task::{Plain, TaskRef};
 
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
@@ -343,7 +342,7 @@ impl Pool {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        call::run_plain(self, &args, TaskRef::new::<A, R, Plain>(task))?.decode()
+        self.call().map(args, task)
     }
 
     /// Runs `task` for every chunk of `args`.
@@ -371,7 +370,7 @@ impl Pool {
     /// # Ok(()) }
     /// ```
     pub fn for_each<A: Args>(&self, args: A, task: for<'a, 'b> fn(A::Views<'a>, &'b Chunk)) -> Result<()> {
-        call::run_plain(self, &args, TaskRef::new::<A, (), Plain>(task)).map(drop)
+        self.call().for_each(args, task)
     }
 
     /// Runs a `task` that may fail for every chunk of `args`, and returns the results in the order of the chunks, or the

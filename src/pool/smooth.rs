@@ -7,6 +7,7 @@
 use std::cell::Cell;
 
 use super::chunk::Progress;
+use super::control::granted;
 use super::crew::Crew;
 use super::protocol::Asked;
 use super::running::{Limits, Running, UNEASE};
@@ -93,7 +94,7 @@ impl<'c, S: System> Smooth<'c, S> {
             (crew.page(), self.call, self.participants, self.asked.division.count);
         page.open(call, participants, tickets, true);
         for index in 0..participants {
-            page.announce(index, call, self.id, Some(page.granted(index, participants, tickets)));
+            page.announce(index, call, self.id, Some(granted(tickets, participants, index)));
         }
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
         let finished = Cell::new(0);

@@ -110,6 +110,12 @@ fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     from(index)..from(index + 1)
 }
 
+/// The ticket that such a participant is granted where all of them are granted their first.
+#[inline]
+pub(crate) fn granted(tickets: usize, participants: usize, index: usize) -> usize {
+    share(tickets, participants, index).start
+}
+
 /// A word to sleep on is odd while its owner sleeps or is about to. The rest counts rings that found it so.
 const ASLEEP_BIT: u64 = 1;
 const A_RING: u64 = 2;
@@ -223,12 +229,6 @@ impl<W: Words> Board<W> {
                 run.store(0, Release);
             }
         }
-    }
-
-    /// The ticket that is granted to a participant of a call that was opened so.
-    #[inline]
-    pub(crate) fn granted(&self, worker: usize, participants: usize, tickets: usize) -> usize {
-        share(tickets, participants, worker).start
     }
 
     /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?

@@ -21,7 +21,7 @@
 //! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
-//! | down | announced `call` | parent | the call that this worker was told of last |
+//! | down | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
 //! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
@@ -57,9 +57,14 @@
 //! ```text
 //!            open               draw                 begin
 //! (nowhere) ──────→ in a run ─────────────→ drawn ──────────→ in hand, on *current* ──→ has an outcome
-//!                    ↑    │ steal
-//!                    └────┘ (between the two words a range is on neither)
+//!     │              ↑    │ steal             ↑
+//!     │              └────┘ (between the two words a range is on neither)
+//!     └───────────────────────────────────────┘
+//!            open, announce: the first of a share is granted
 //! ```
+//!
+//! Where all workers are there and are told by an announcement, each of them is granted the first ticket of its share: it has
+//! drawn it, as it were, and most calls of few chunks need no compare-and-swap, which would move a cache line.
 //!
 //! While chunks are quick a worker draws several tickets at a time, as to draw keeps a processor from what it could do
 //! ahead; how many is up to how many it has left, so that there is always something to take from it. What it drew it begins
@@ -68,6 +73,7 @@
 //! # Why it is safe
 //!
 //! - A ticket is drawn once: it leaves a run by one compare-and-swap, and only its drawer, or its thief, knows of it then.
+//!   One that is granted is in no run, and in one announcement.
 //! - Nobody draws for another call than its own. The parent opens a call when all participants of the one before have
 //!   finished it or were reaped, so nobody is between a look at a run and its compare-and-swap then. The call's bits in
 //!   the range refuse such a late one as well.
@@ -95,7 +101,7 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::SealFlag;
 
 use area::Area;
-pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS};
+pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS, granted};
 use board::{Board, MAX_BYTES, PLACES};
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use records::{Record, Room, Writer, value_at};
