@@ -415,12 +415,10 @@ fn run_again(
     };
     let scope = Scope { division, unit: plan.unit(), only: None };
     let asked = Asked::of(plan, task, scope, Schedule::default());
+    let id = duty.crew.know(&asked)?;
     // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&plan.blocks);
-    let Some(settled) = smooth::run_again(&mut duty.crew, &asked) else {
-        unsettled.settle(false);
-        return None;
-    };
+    let settled = smooth::run_known(&mut duty.crew, &asked, 0, id);
     if let Ok(settled) = &settled {
         unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     }

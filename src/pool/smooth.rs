@@ -25,6 +25,12 @@ pub(crate) fn run<'c, S: System>(
     limits: Limits<'c>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Result<Option<Settled>>> {
+    if limits.stop.is_none()
+        && progress.is_none()
+        && let Some(id) = crew.know(asked)
+    {
+        return Ok(run_known(crew, asked, limits.retries, id).map(|settled| settled.map(|settled| *settled)));
+    }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
     let Some(id) =
@@ -43,21 +49,22 @@ pub(crate) fn run<'c, S: System>(
     Ok(smooth.rest())
 }
 
-/// Runs a call that is like one before it, of which nothing has to be told but that it is there: [`run`] where that is all.
-/// `None` where it is none.
+/// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
+/// number `id`. `None` as in [`run`].
 #[inline]
-pub(crate) fn run_again<'c, S: System>(
+pub(crate) fn run_known<'c, S: System>(
     crew: &'c mut Crew<S>,
     asked: &'c Asked<'c>,
-) -> Option<Result<Option<Box<Settled>>>> {
-    let id = crew.know(asked)?;
+    retries: u32,
+    id: u64,
+) -> Result<Option<Box<Settled>>> {
     let (call, participants) = (crew.next_call(), asked.division.count.min(crew.len()));
-    let smooth = Smooth { crew: Some(crew), asked, retries: 0, call, id, participants };
+    let smooth = Smooth { crew: Some(crew), asked, retries, call, id, participants };
     if smooth.is_all() {
         smooth.end();
-        return Some(Ok(None));
+        return Ok(None);
     }
-    Some(smooth.rest().map(|settled| settled.map(Box::new)))
+    smooth.rest().map(|settled| settled.map(Box::new))
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.

@@ -368,6 +368,19 @@ mod tests {
     }
 
     #[test]
+    fn granted_tickets_are_in_no_run() {
+        for (participants, tickets) in [(1, 1), (1, 9), (2, 2), (2, 3), (4, 100)] {
+            let page = page(4);
+            page.open(5, participants, tickets, true);
+            assert_eq!(page.left(5, participants), tickets - participants);
+            let mut all: Vec<_> = (0..participants).map(|worker| granted(tickets, participants, worker)).collect();
+            all.extend(std::iter::from_fn(|| draw(&page, 0, 5, participants)));
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..tickets), "{tickets} tickets of {participants}");
+        }
+    }
+
+    #[test]
     fn the_rest_of_a_run_outlives_its_worker() {
         let page = page(2);
         page.open(9, 2, 8, false);
