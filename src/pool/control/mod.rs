@@ -18,7 +18,7 @@
 //!
 //! | line | word | writer | meaning |
 //! |---|---|---|---|
-//! | closed | closed `call` | parent | no more tickets of this call are drawn |
+//! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
 //! | down | announced `call` | parent | the call that this worker was told of last |
