@@ -33,6 +33,7 @@ pub enum Schedule {
     /// ```
     ///
     /// Where a worker dies the one in its place goes on with its share. Only chunks that would be left over otherwise, such as
-    /// those that run again by [`retries`](crate::Call::retries), go to whoever is free.
+    /// those that run again by [`retries`](crate::Call::retries), and those of a call of
+    /// [`only_rows`](crate::Call::only_rows) go to whoever is free.
     Static,
 }

@@ -6,7 +6,8 @@ use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use super::scenario::Memory;
 use super::trace::Who;
@@ -106,6 +107,14 @@ impl Life {
         let socket = self.socket.get().expect("it has a socket");
         shutdown(socket, Shutdown::Both).expect("it can be closed");
         self.hung_up.set(true);
+    }
+
+    /// Has either side closed its socket?
+    pub(super) fn is_left(&self) -> bool {
+        let socket = self.socket.get().expect("it has a socket");
+        let mut byte = [0];
+        let peeked = recv(socket, &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        matches!(peeked, Ok(0) | Err(Errno::ECONNRESET))
     }
 
     pub(super) fn has_hung_up(&self) -> bool {

@@ -414,6 +414,8 @@ impl System for Model {
     }
 
     fn exit(code: i32) -> ! {
+        let left = Machine::current().current_life().is_left();
+        assert!(code == 0 && left, "a worker ends with {code} by itself, and its parent has not closed its socket");
         die(Some(code))
     }
 

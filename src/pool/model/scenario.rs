@@ -97,13 +97,13 @@ pub(super) struct Scenario {
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
     pub(super) ending: Option<Ending>,
-    /// In which calls an array is lent. When such a call is over the array is dropped.
+    /// In which calls an array is lent. When such a call is over the array is dropped, where its length stays.
     pub(super) lent: &'static [bool],
     /// Of the array's file.
     pub(super) length: Length,
     /// Which of the workers cannot be started, as they are counted.
     pub(super) unstartable: Range<u32>,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     /// How many bytes the tasks' argument has.
     argument: usize,
     /// The number of the first call, and how far numbers of calls are apart.
@@ -343,7 +343,9 @@ fn parent(machine: &Machine) {
         if let Some(array) = lent {
             array.make_whole();
             machine.cut.set(false);
-            crew.forget(&mut vec![array.serial()]);
+            if scenario.length == Length::Stays {
+                crew.forget(&mut vec![array.serial()]);
+            }
         }
         if apart > 1 {
             crew.skip_to_call(first + number as u64 * apart + apart - 1);

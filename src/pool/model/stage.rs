@@ -12,12 +12,15 @@ use super::scenario::{Returns, Scenario};
 use super::steps::{self, mix};
 use super::trace::Who;
 use crate::error::{Error, ErrorKind};
+use crate::pool::schedule::Schedule;
 use crate::pool::tally::Settled;
 
 /// The rows of the calls' array, and the records of who was there.
 pub(super) struct Stage {
     rows: Vec<Row>,
     returns: RefCell<&'static [Returns]>,
+    /// How many workers there are, where their shares are their own.
+    fixed_shares: Option<usize>,
     /// Whether a call runs.
     open: Cell<bool>,
     /// How often the chunk was begun in this call, how often it came to its end, and how many workers have died that had
@@ -100,6 +103,7 @@ impl Stage {
         Self {
             rows: (0..most).map(row).collect(),
             returns: RefCell::new(&[]),
+            fixed_shares: (scenario.schedule == Schedule::Static).then_some(scenario.workers),
             open: Cell::new(false),
             begun: RefCell::default(),
             ended: RefCell::default(),
@@ -145,6 +149,9 @@ impl Stage {
         let (row, returns) = (&self.rows[chunk], self.returns.borrow()[chunk]);
         let user = row.user.replace(Some(life.who()));
         self.expect(self.open.get(), || format!("chunk {chunk} is run when its call has returned"));
+        if let Some(owner) = self.owner(chunk) {
+            self.expect(owner == life.who(), || format!("chunk {chunk} is run by another worker than its own"));
+        }
         self.expect(user.is_none(), || format!("chunk {chunk} is run by two workers"));
         self.expect(self.begun.borrow()[chunk] <= self.lost.borrow()[chunk], || {
             format!("chunk {chunk} runs again, and was not lost")
@@ -170,6 +177,15 @@ impl Stage {
             self.sent.set(mix(mix(self.sent.get(), chunk as u64), life.who().number()));
         }
         returns.value(chunk)
+    }
+
+    /// Whose share a chunk is of, where shares are their workers' own and nobody has died.
+    fn owner(&self, chunk: usize) -> Option<Who> {
+        let workers = self.fixed_shares.filter(|_| self.deaths.get() == 0)?;
+        let chunks = self.returns.borrow().len();
+        let sharers = workers.min(chunks);
+        let owner = (0..sharers).find(|worker| chunk < chunks * (worker + 1) / sharers)?;
+        Some(Who::Worker(u32::try_from(owner).ok()?))
     }
 
     fn expect(&self, holds: bool, otherwise: impl FnOnce() -> String) {
@@ -291,6 +307,8 @@ impl Stage {
                 };
                 let chunk = (0..lost.len()).find(is_told).expect("what was lost is found");
                 assert!(lost[chunk] > retries, "fewer have died over it than may: {message}");
+                let is_open = failure.rows().iter().any(|rows| rows.contains(&chunk));
+                assert!(is_open, "a chunk that is done is not lost: {message}");
             }
             ErrorKind::TaskFailed => {
                 let (returns, ended) = (self.returns.borrow(), self.ended.borrow());
