@@ -72,7 +72,7 @@ LIMITS: list[Limit] = [
     *(Rival(r"call", r"pool", rival) for rival in ["multiprocessing, apply", "loky, submit and result"]),
     Limit(r"4096 chunks .*", r"pool", "rayon", 1.2),
     Limit(r"100000 chunks .*", r"pool", "rayon"),
-    Limit(r"\d+ chunks with .*", r"pool", "pool, numbers into an array"),
+    Limit(r"\d+ chunks with results", r"pool", "pool, numbers into an array"),
     *(Rival(r"4096 chunks in place", r"pool", f"{library}, {how}")
       for library in ["multiprocessing", "joblib with loky"] for how in ["chunks sent", "by number"]),
     Limit(r"kernel .*", r"pool", "rayon, huge pages", 1.03),

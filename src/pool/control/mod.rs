@@ -330,6 +330,7 @@ mod tests {
         let noted = page.noted_at_the_end(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), None, 24));
         page.open(ALIKE[1], 1, 9, false);
+        assert!(Writer::new(&page, 0, ALIKE[1]).begin(0));
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
     }
