@@ -539,10 +539,19 @@ pub(crate) fn note_lent(blocks: impl Iterator<Item = (FileId, Mode)>) -> NotedLe
     NotedLent(())
 }
 
+/// The same once more for what was noted last.
+#[inline]
+pub(crate) fn note_lent_again() -> NotedLent {
+    // Relaxed: as in `note_lent`.
+    ANY_LENT.store(true, Ordering::Relaxed);
+    NotedLent(())
+}
+
 /// See [`note_lent`].
 pub(crate) struct NotedLent(());
 
 impl Drop for NotedLent {
+    #[inline]
     fn drop(&mut self) {
         ANY_LENT.store(false, Ordering::Relaxed);
     }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
-use super::chunk::{Chunk, Progress};
+use super::chunk::{Chunk, Division, Progress};
 use super::plan::{BlockUse, Plan};
 use super::protocol::Asked;
 use super::results::Results;
@@ -19,7 +19,7 @@ use super::schedule::Schedule;
 use super::scope::Scope;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
-use super::{Kind, Pool, Shared, serial, smooth};
+use super::{Kind, OnDuty, Pool, Shared, serial, smooth};
 use crate::array::Held;
 use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
@@ -341,12 +341,17 @@ impl<'p> Call<'p> {
 
     #[inline]
     fn run<A: Args>(self, args: &A, task: TaskRef) -> Result<Returned> {
-        let Self { pool, mut settings } = self;
+        let Self { pool, settings } = self;
+        let Some(mut settings) = settings else { return run_plain(pool, args, task) };
         // From here on, so that the deadline counts the arguments and the locks too.
-        let stop = settings.as_mut().and_then(|settings| Stop::begin(std::mem::take(&mut settings.stop), pool.page()));
+        let stop = Stop::begin(std::mem::take(&mut settings.stop), pool.page());
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
-        run(pool, &mut plan, task, settings.as_deref_mut(), stop.as_ref())
+        let division = plan.divide(pool.workers())?;
+        if division.count == 0 {
+            return Ok(Returned::Nothing(0));
+        }
+        run_anew(pool, &mut plan, (task, division), Some(&mut settings), stop.as_ref())
     }
 }
 
@@ -366,18 +371,104 @@ impl Returned {
     }
 }
 
-/// Runs what was planned.
-fn run(
-    pool: &Pool,
-    plan: &mut Plan<'_>,
-    task: TaskRef,
-    mut settings: Option<&mut Settings<'_>>,
-    stop: Option<&Arc<Stop>>,
-) -> Result<Returned> {
+/// Runs a call without settings.
+#[inline]
+fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
+    let mut plan = Plan::new();
+    args.describe(&mut plan)?;
+    let returned = run_planned(pool, &mut plan, task);
+    if plan.is_empty() {
+        std::mem::forget(plan);
+    }
+    returned
+}
+
+fn run_planned(pool: &Pool, plan: &mut Plan<'_>, task: TaskRef) -> Result<Returned> {
     let division = plan.divide(pool.workers())?;
     if division.count == 0 {
         return Ok(Returned::Nothing(0));
     }
+    if let Kind::Workers(shared) = &pool.kind
+        && let Some(settled) = run_again(shared, plan, division, task)
+    {
+        return conclude(settled, Scope { division, unit: plan.unit(), only: None }, None);
+    }
+    run_anew(pool, plan, (task, division), None, None)
+}
+
+/// Runs a call without settings that is like the one before it. `None` where it is another.
+#[inline]
+fn run_again(
+    shared: &Shared,
+    plan: &mut Plan<'_>,
+    division: Division,
+    task: TaskRef,
+) -> Option<Result<Option<Box<Settled>>>> {
+    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
+    // that wait for the crew.
+    if let Err(error) = plan.lock(Wait::Forever) {
+        return Some(Err(error));
+    }
+    let mut duty = match shared.enter(None) {
+        Ok(duty) => duty,
+        Err(error) => return Some(Err(error)),
+    };
+    let scope = Scope { division, unit: plan.unit(), only: None };
+    let asked = Asked::of(plan, task, scope, Schedule::default());
+    let id = duty.crew.know(&asked)?;
+    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
+    let unsettled = Unsettled(&plan.blocks);
+    let settled = smooth::run_known(&mut duty.crew, &asked, 0, id);
+    if let Ok(settled) = &settled {
+        unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
+    }
+    leave(duty);
+    Some(settled)
+}
+
+/// A call is over.
+#[inline]
+fn leave(mut duty: OnDuty<'_>) {
+    let shared = duty.shared;
+    // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
+    if !duty.crew.is_calm() {
+        let _ = duty.crew.replace_dead();
+    }
+    drop(duty);
+    // What was dropped by another thread since the crew was last told.
+    shared.tell_forgotten_if_idle();
+}
+
+/// What came of a call.
+#[inline]
+fn conclude(settled: Result<Option<Box<Settled>>>, scope: Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
+    let error = match settled {
+        Ok(None) => return Ok(Returned::Nothing(scope.chunks())),
+        Ok(Some(settled)) => match *settled {
+            Settled { results, failure: None, .. } => return Ok(Returned::Results(Box::new(results))),
+            Settled { failure: Some(failure), .. } => failure,
+        },
+        // Where it failed before it was begun, all rows are missing.
+        Err(error) if error.rows().is_empty() => error.with_rows(scope.rows()),
+        Err(error) => error,
+    };
+    if let Some(stop) = stop
+        && error.kind() == ErrorKind::Cancelled
+    {
+        stop.answer();
+    }
+    Err(error)
+}
+
+/// Runs a call like none before it, or with settings of its own.
+#[inline(never)]
+fn run_anew(
+    pool: &Pool,
+    plan: &mut Plan<'_>,
+    (task, division): (TaskRef, Division),
+    mut settings: Option<&mut Settings<'_>>,
+    stop: Option<&Arc<Stop>>,
+) -> Result<Returned> {
     let only = match settings.as_mut().and_then(|settings| settings.only.take()) {
         Some(rows) => Some(division.chunks_of(&rows, plan.unit())?),
         None => None,
@@ -411,22 +502,7 @@ fn run(
         }
         Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
     };
-    let error = match settled {
-        Ok(None) => return Ok(Returned::Nothing(division.count)),
-        Ok(Some(Settled { results, failure: None, .. })) => {
-            return Ok(Returned::Results(Box::new(results)));
-        }
-        Ok(Some(Settled { failure: Some(failure), .. })) => failure,
-        // Where it failed before it was begun, all rows are missing.
-        Err(error) if error.rows().is_empty() => error.with_rows(scope.rows()),
-        Err(error) => error,
-    };
-    if let Some(stop) = stop
-        && error.kind() == ErrorKind::Cancelled
-    {
-        stop.answer();
-    }
-    Err(error)
+    conclude(settled.map(|settled| settled.map(Box::new)), scope, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
@@ -446,13 +522,11 @@ pub(super) fn lock(plan: &mut Plan<'_>, stop: Option<&Stop>) -> Result<()> {
 fn run_on_workers(
     shared: &Arc<Shared>,
     plan: &mut Plan<'_>,
-    Scope { division, unit, only }: Scope<'_>,
+    scope: Scope<'_>,
     (task, schedule): (TaskRef, Schedule),
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Option<Settled>> {
-    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
-    // that wait for the crew.
     let stop = limits.stop;
     let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
     lock(plan, stop.map(|stop| &**stop))?;
@@ -472,8 +546,7 @@ fn run_on_workers(
         return Err(error);
     }
     check("had not begun")?;
-    let asked = Asked { task, division, unit, only, schedule, blocks: &plan.blocks, leaves: &plan.leaves };
-    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
+    let asked = Asked::of(plan, task, scope, schedule);
     let unsettled = Unsettled(&plan.blocks);
     let settled = match smooth::run(&mut duty.crew, &asked, limits, progress) {
         Ok(settled) => settled?,
@@ -483,14 +556,10 @@ fn run_on_workers(
         }
     };
     unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
-    // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     if stop.is_some() {
         duty.crew.heed(None);
     }
-    let _ = duty.crew.replace_dead();
-    drop(duty);
-    // What was dropped by another thread since the crew was last told.
-    shared.tell_forgotten_if_idle();
+    leave(duty);
     Ok(settled)
 }
 
@@ -500,6 +569,7 @@ pub(super) struct Unsettled<'h, 'p>(pub(super) &'h [BlockUse<'p>]);
 
 impl Unsettled<'_, '_> {
     /// A task that was cut short leaves its rows half written, and the arrays say so.
+    #[inline]
     pub(super) fn settle(self, cut_short: bool) {
         if !cut_short {
             std::mem::forget(self);

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::cancel::Stop;
 use super::control::{ControlPage, MAX_CALL, Memory, Reader};
 use super::plan::{BlockAccess, BlockUse};
@@ -102,11 +104,20 @@ struct Told {
     message: CallMessage,
     /// Whether it stands on the page.
     on_page: bool,
+    /// The locks of its blocks, once all that take part have those blocks, and for as long as they do.
+    lent: Option<SmallVec<[Option<Access>; 4]>>,
 }
 
 impl Told {
     fn nothing() -> Self {
-        Self { task: None, message: CallMessage::nothing(), on_page: false }
+        Self { task: None, message: CallMessage::nothing(), on_page: false, lent: None }
+    }
+}
+
+impl Told {
+    #[inline]
+    fn are(&self, asked: &Asked<'_>) -> bool {
+        self.on_page && self.task == Some(asked.task) && self.message.is(asked)
     }
 }
 
@@ -185,10 +196,26 @@ impl<S: System> Crew<S> {
     /// Returns the number that workers find it by; `None` where it is too long.
     #[inline]
     pub(crate) fn describe(&mut self, call: u64, asked: &Asked<'_>) -> Result<Option<u64>> {
-        if self.told.on_page && self.told.task == Some(asked.task) && self.told.message.is(asked) {
+        if self.told.are(asked) {
             return Ok(Some(self.told.message.call));
         }
         self.describe_anew(asked.message(call)?, asked.task)
+    }
+
+    /// The number of the description of what is asked, where all workers are there, have seen it and have what it takes, as far
+    /// as is known: then nobody has to be told more than that there is another such call.
+    #[inline]
+    pub(crate) fn know(&self, asked: &Asked<'_>) -> Option<u64> {
+        let locks = self.told.lent.as_ref().filter(|_| self.is_calm() && self.told.are(asked))?;
+        let has_lock =
+            |(block, has): (&BlockUse<'_>, &Option<Access>)| block.lock().is_none_or(|lock| *has == Some(lock));
+        asked.blocks.iter().zip(locks).all(has_lock).then_some(self.told.message.call)
+    }
+
+    /// Is nobody missing, and is there nothing to be looked at before the next call?
+    #[inline]
+    pub(crate) fn is_calm(&self) -> bool {
+        !(self.suspicious || self.incomplete || self.watch.has_news() || self.last_call == MAX_CALL)
     }
 
     /// The same for the chunks that are left of the last call.
@@ -204,7 +231,7 @@ impl<S: System> Crew<S> {
         self.told.on_page = false;
         let id = message.call;
         let on_page = self.page.describe(id, &protocol::encode_call(&message)?);
-        self.told = Told { task: Some(task), message, on_page };
+        self.told = Told { task: Some(task), message, on_page, lent: None };
         Ok(on_page.then_some(id))
     }
 
@@ -400,6 +427,7 @@ impl<S: System> Crew<S> {
             member.send(&packet, &[self.page.fd()], self.stop.as_deref());
         }
         self.members[index] = Some(member);
+        self.told.lent = None;
         if watched.is_err() {
             // Nobody would hear of its end.
             self.bury(index);
@@ -413,6 +441,15 @@ impl<S: System> Crew<S> {
             let starting = self.begin(index)?;
             self.welcome(index, starting)?;
         }
+        Ok(())
+    }
+
+    /// Gives the first so many workers the blocks of the call that was described, see [`lend`](Self::lend).
+    pub(crate) fn lend_first(&mut self, workers: usize, blocks: &[BlockUse<'_>]) -> Result<()> {
+        for index in 0..workers {
+            self.lend(index, blocks)?;
+        }
+        self.told.lent = Some(blocks.iter().map(BlockUse::lock).collect());
         Ok(())
     }
 
@@ -492,6 +529,7 @@ impl<S: System> Crew<S> {
         if serials.is_empty() {
             return;
         }
+        self.told.lent = None;
         let mut all_told = true;
         for member in self.members.iter_mut().flatten() {
             let known: Vec<u64> = serials.iter().copied().filter(|serial| member.mapped.contains_key(serial)).collect();
@@ -513,6 +551,7 @@ impl<S: System> Crew<S> {
 
     /// Has every worker unmap a block and waits until it has said so; kills and reaps one that breaks the protocol.
     pub(crate) fn let_go(&mut self, serial: u64, deadline: Instant) {
+        self.told.lent = None;
         for index in 0..self.members.len() {
             let Some(member) = &mut self.members[index] else { continue };
             if member.mapped.remove(&serial).is_none() {

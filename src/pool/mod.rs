@@ -547,6 +547,7 @@ impl Shared {
         self.tell_forgotten(&mut crew);
     }
 
+    #[inline]
     fn any_forgotten(&self) -> bool {
         // Relaxed: who must not miss it has a fence before.
         self.any_forgotten.load(Ordering::Relaxed)

@@ -67,6 +67,7 @@ impl BlockUse<'_> {
     fn lock_it(&mut self, wait: Wait<'_>) -> Result<()> {
         let mode = match self.access {
             BlockAccess::Frozen => return Ok(()),
+            _ if self.held.is_some() => return Ok(()),
             BlockAccess::Read => Mode::Shared,
             BlockAccess::Write => Mode::Exclusive,
         };
@@ -115,6 +116,12 @@ impl fmt::Debug for Plan<'_> {
 impl<'p> Plan<'p> {
     pub(crate) fn new() -> Self {
         Self { leaves: SmallVec::new(), blocks: SmallVec::new(), splits: SmallVec::new() }
+    }
+
+    /// Is there nothing to it, so that nothing has to be dropped?
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.blocks.is_empty() && self.splits.is_empty()
     }
 
     pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
@@ -244,7 +251,7 @@ impl<'p> Plan<'p> {
         Ok(division)
     }
 
-    /// Locks every block, in the one order in which all calls of all processes lock, until this is dropped.
+    /// Locks every block that is not, in the one order in which all calls of all processes lock, until this is dropped.
     #[inline]
     pub(crate) fn lock(&mut self, wait: Wait<'_>) -> Result<()> {
         if self.blocks.is_empty() { Ok(()) } else { self.lock_in_order(wait) }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::chunk::Division;
-use super::plan::{BlockUse, Leaf};
+use super::plan::{BlockUse, Leaf, Plan};
 use super::schedule::Schedule;
 use super::scope::{Scope, Unit};
 use super::task::TaskRef;
@@ -155,6 +155,12 @@ pub(crate) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
+    #[inline]
+    pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, scope: Scope<'a>, schedule: Schedule) -> Self {
+        let Scope { division, unit, only } = scope;
+        Self { task, division, unit, only, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
+    }
+
     pub(crate) fn scope(&self) -> Scope<'a> {
         Scope { division: self.division, unit: self.unit, only: self.only }
     }

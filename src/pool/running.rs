@@ -186,10 +186,10 @@ impl<'c, S: System> Running<'c, S> {
             }
         };
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.crew.page().open(self.round.call, self.round.sharers, tickets);
+        self.crew.page().open(self.round.call, self.round.sharers, tickets, false);
         for &(index, _) in &self.participants {
             match (&packet, self.round.described) {
-                (None, Some(id)) => self.crew.page().announce(index, self.round.call, id),
+                (None, Some(id)) => self.crew.page().announce(index, self.round.call, id, None),
                 (Some(packet), _) => self.crew.send(index, packet),
                 (None, None) => {}
             }
@@ -357,7 +357,7 @@ impl<'c, S: System> Running<'c, S> {
             asleep_since = Some(S::clock());
             self.may_sleep()
         };
-        self.crew.page().wait_as_parent(spin, timeout, || stirred() || cancelled());
+        self.crew.page().wait_as_parent(spin, timeout, stirred, || stirred() || cancelled());
         if let Some(since) = asleep_since
             && !stirred()
         {

@@ -4,7 +4,10 @@
 //! Then there is nothing to be tallied, and the parent looks at no more than one line of each worker. Where something else
 //! comes of the call, nothing of it was taken in here, and [`Running`] goes on as if it had been there from the start.
 
+use std::cell::Cell;
+
 use super::chunk::Progress;
+use super::control::granted;
 use super::crew::Crew;
 use super::protocol::Asked;
 use super::running::{Limits, Running, UNEASE};
@@ -16,13 +19,18 @@ use crate::error::Result;
 ///
 /// # Errors
 /// Where workers could not be told of it: nobody was. And what [`Running::finish`] says.
-#[inline]
 pub(crate) fn run<'c, S: System>(
     crew: &'c mut Crew<S>,
     asked: &'c Asked<'c>,
     limits: Limits<'c>,
     progress: Option<&mut dyn FnMut(Progress)>,
 ) -> Result<Result<Option<Settled>>> {
+    if limits.stop.is_none()
+        && progress.is_none()
+        && let Some(id) = crew.know(asked)
+    {
+        return Ok(run_known(crew, asked, limits.retries, id).map(|settled| settled.map(|settled| *settled)));
+    }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
     let Some(id) =
@@ -32,15 +40,31 @@ pub(crate) fn run<'c, S: System>(
         return Ok(running.finish(progress).map(Some));
     };
     let participants = asked.division.count.min(crew.len());
-    for index in 0..participants {
-        crew.lend(index, asked.blocks)?;
-    }
-    let mut smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
+    crew.lend_first(participants, asked.blocks)?;
+    let smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
     if smooth.is_all() {
-        std::mem::forget(smooth);
+        smooth.end();
         return Ok(Ok(None));
     }
-    Ok(smooth.take_up().map_or(Ok(None), |running| running.finish(None).map(Some)))
+    Ok(smooth.rest())
+}
+
+/// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
+/// number `id`. `None` as in [`run`].
+#[inline]
+pub(crate) fn run_known<'c, S: System>(
+    crew: &'c mut Crew<S>,
+    asked: &'c Asked<'c>,
+    retries: u32,
+    id: u64,
+) -> Result<Option<Box<Settled>>> {
+    let (call, participants) = (crew.next_call(), asked.division.count.min(crew.len()));
+    let smooth = Smooth { crew: Some(crew), asked, retries, call, id, participants };
+    if smooth.is_all() {
+        smooth.end();
+        return Ok(None);
+    }
+    smooth.rest().map(|settled| settled.map(Box::new))
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
@@ -56,6 +80,18 @@ struct Smooth<'c, S: System> {
 }
 
 impl<'c, S: System> Smooth<'c, S> {
+    /// What became of it where that was not all.
+    #[cold]
+    fn rest(mut self) -> Result<Option<Settled>> {
+        self.take_up().map_or(Ok(None), |running| running.finish(None).map(Some))
+    }
+
+    /// The call went as most do.
+    #[inline]
+    fn end(self) {
+        std::mem::forget(self);
+    }
+
     /// Tells the workers, and waits until they have finished or there is something else to be looked at. Is that all that
     /// there was to the call?
     #[inline]
@@ -63,19 +99,20 @@ impl<'c, S: System> Smooth<'c, S> {
         let Some(crew) = &self.crew else { return false };
         let (page, call, participants, tickets) =
             (crew.page(), self.call, self.participants, self.asked.division.count);
-        page.open(call, participants, tickets);
+        page.open(call, participants, tickets, true);
         for index in 0..participants {
-            page.announce(index, call, self.id);
+            page.announce(index, call, self.id, Some(granted(tickets, participants, index)));
         }
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
-        let mut finished = 0;
-        let come = || {
-            while finished < participants && page.has_finished(finished, call) {
-                finished += 1;
+        let finished = Cell::new(0);
+        let all_finished = || {
+            while finished.get() < participants && page.has_finished(finished.get(), call) {
+                finished.set(finished.get() + 1);
             }
-            finished == participants || crew.has_news() || (finished..participants).any(has_news)
+            finished.get() == participants
         };
-        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, come);
+        let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
+        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, all_finished, come);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
         (0..participants).all(|index| {
             page.has_finished(index, call)

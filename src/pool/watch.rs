@@ -64,10 +64,12 @@ impl News<Kernel> for Watch {
             .map_err(|errno| Error::from_os(errno, "cannot watch a worker process"))
     }
 
+    #[inline]
     fn has_news(&self) -> bool {
         self.shared.news.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn take_news(&self) -> bool {
         // Acquire pairs with the release of the thread; the bell is rung after it.
         self.has_news() && self.shared.news.swap(false, Ordering::Acquire)

@@ -110,6 +110,12 @@ fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     from(index)..from(index + 1)
 }
 
+/// The ticket that such a participant is granted where all of them are granted their first.
+#[inline]
+pub(crate) fn granted(tickets: usize, participants: usize, index: usize) -> usize {
+    share(tickets, participants, index).start
+}
+
 /// A word to sleep on is odd while its owner sleeps or is about to. The rest counts rings that found it so.
 const ASLEEP_BIT: u64 = 1;
 const A_RING: u64 = 2;
@@ -205,11 +211,13 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
-    /// Nobody is told yet.
+    /// Nobody is told yet. Where they are `granted` the first of their share, that is not among what is drawn; all of them are to
+    /// be [announced](Self::announce) the call then.
     #[inline]
-    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
+    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize, granted: bool) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
+            let start = if granted { start + 1 } else { start };
             // Release: for a worker that is told by mail. Others acquire the announcement. All shares are there before
             // anybody is told, so that nobody finds an older call's.
             self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start, end), Release);
@@ -230,13 +238,14 @@ impl<W: Words> Board<W> {
         written == 0 && done == Some(share(tickets, participants, worker))
     }
 
-    /// Parent: tells a worker of a call whose description is `id`, and wakes it.
+    /// Parent: tells a worker of a call whose description is `id`, and of the ticket that it is granted, and wakes it.
     #[inline]
-    pub(crate) fn announce(&self, worker: usize, call: u64, id: u64) {
+    pub(crate) fn announce(&self, worker: usize, call: u64, id: u64, granted: Option<usize>) {
         // Relaxed: ordered by the next store.
         self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
+        let announced = pack(call, granted.map_or(0, |ticket| ticket + 1));
         // Release: whoever sees the announcement sees the description, the shares and the counted mail.
-        self.of(worker, DOWN, DOWN_ANNOUNCED).store(call, Release);
+        self.of(worker, DOWN, DOWN_ANNOUNCED).store(announced, Release);
         self.ring_worker(worker);
     }
 
@@ -262,12 +271,20 @@ impl<W: Words> Board<W> {
 
     // Calls, by a worker.
 
-    /// Worker: the call that it was told of last, and the number of its description.
+    /// Worker: the call that it was told of last.
     #[inline]
-    pub(crate) fn announced(&self, worker: usize) -> (u64, u64) {
+    pub(crate) fn announced(&self, worker: usize) -> Announced {
         // Acquire: pairs with the release in `announce`.
-        let call = self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire);
-        (call, self.of(worker, DOWN, DOWN_DESCRIPTION).load(Relaxed))
+        let (call, ticket) = unpack(self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire));
+        let id = self.of(worker, DOWN, DOWN_DESCRIPTION).load(Relaxed);
+        Announced { call, id, granted: ticket.checked_sub(1) }
+    }
+
+    /// Worker: has it been told of another call than that?
+    #[inline]
+    pub(crate) fn is_announced_after(&self, worker: usize, call: u64) -> bool {
+        // Relaxed: what there is to it is found by who looks next.
+        unpack(self.of(worker, DOWN, DOWN_ANNOUNCED).load(Relaxed)).0 > call
     }
 
     /// Worker that was told of a call: the length of the description `id`.
@@ -457,33 +474,46 @@ impl<W: Words> Board<W> {
         ring(self.of(worker, ASLEEP, 0));
     }
 
-    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first. The time
-    /// is asked for only by who is about to sleep.
+    /// Parent: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first, where it mostly
+    /// looks at `soon` alone. The time is asked for only by who is about to sleep.
     #[inline]
     pub(crate) fn wait_as_parent(
         &self,
         spin: Duration,
         timeout: impl FnOnce() -> Duration,
+        soon: impl FnMut() -> bool,
         mut come: impl FnMut() -> bool,
     ) {
-        if !spin_until(spin, &mut come) {
+        if !spin_until(spin, soon, &mut come) {
             sleep_until(self.of_all(PARENT_ASLEEP), timeout(), come);
         }
     }
 
-    /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first.
+    /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first, where it mostly
+    /// looks at `soon` alone.
     #[inline]
     pub(crate) fn wait_as_worker(
         &self,
         worker: usize,
         spin: Duration,
         timeout: Duration,
+        soon: impl FnMut() -> bool,
         mut come: impl FnMut() -> bool,
     ) {
-        if !spin_until(spin, &mut come) {
+        if !spin_until(spin, soon, &mut come) {
             sleep_until(self.of(worker, ASLEEP, 0), timeout, come);
         }
     }
+}
+
+/// A call as a worker was told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) call: u64,
+    /// The number of its description.
+    pub(crate) id: u64,
+    /// A ticket that the worker has drawn, as it were. Where it has one, every participant has.
+    pub(crate) granted: Option<usize>,
 }
 
 /// What a worker says of its outcomes.
@@ -585,22 +615,40 @@ fn awaken<A: Word>(asleep: &A) {
     asleep.wake();
 }
 
-/// `false` where it has not come after that time.
+/// How often who spins looks without a pause first. The answer to an empty call comes in that time, and a pause is a third of it.
+const EAGER_LOOKS: u32 = 128;
+
+/// `false` where it has not come after that time. `soon` is what is looked at for most of it, `come` now and then.
 #[inline]
-fn spin_until(time: Duration, mut come: impl FnMut() -> bool) -> bool {
-    let mut since = None;
-    while !time.is_zero() {
-        for _ in 0..32 {
-            if come() {
-                return true;
-            }
-            spin_loop();
-        }
-        if since.get_or_insert_with(Instant::now).elapsed() >= time {
-            break;
+fn spin_until(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
+    if time.is_zero() {
+        return false;
+    }
+    for _ in 0..EAGER_LOOKS {
+        if soon() {
+            return true;
         }
     }
-    false
+    spin_on(time, soon, come)
+}
+
+#[cold]
+fn spin_on(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
+    let since = Instant::now();
+    loop {
+        if come() {
+            return true;
+        }
+        if since.elapsed() >= time {
+            return false;
+        }
+        for _ in 0..32 {
+            spin_loop();
+            if soon() {
+                return true;
+            }
+        }
+    }
 }
 
 #[cold]

@@ -21,7 +21,7 @@
 //! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
-//! | down | announced `call` | parent | the call that this worker was told of last |
+//! | down | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
 //! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
@@ -57,9 +57,14 @@
 //! ```text
 //!            open               draw                 begin
 //! (nowhere) ──────→ in a run ─────────────→ drawn ──────────→ in hand, on *current* ──→ has an outcome
-//!                    ↑    │ steal
-//!                    └────┘ (between the two words a range is on neither)
+//!     │              ↑    │ steal             ↑
+//!     │              └────┘ (between the two words a range is on neither)
+//!     └───────────────────────────────────────┘
+//!            open, announce: the first of a share is granted
 //! ```
+//!
+//! Where all workers are there and are told by an announcement, each of them is granted the first ticket of its share: it has
+//! drawn it, as it were, and most calls of few chunks need no compare-and-swap, which would move a cache line.
 //!
 //! While chunks are quick a worker draws several tickets at a time, as to draw keeps a processor from what it could do
 //! ahead; how many is up to how many it has left, so that there is always something to take from it. What it drew it begins
@@ -68,6 +73,7 @@
 //! # Why it is safe
 //!
 //! - A ticket is drawn once: it leaves a run by one compare-and-swap, and only its drawer, or its thief, knows of it then.
+//!   One that is granted is in no run, and in one announcement.
 //! - Nobody draws for another call than its own. The parent opens a call when all participants of the one before have
 //!   finished it or were reaped, so nobody is between a look at a run and its compare-and-swap then. The call's bits in
 //!   the range refuse such a late one as well.
@@ -95,8 +101,8 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::SealFlag;
 
 use area::Area;
+pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS, granted};
 use board::{Board, MAX_BYTES, PLACES};
-pub(crate) use board::{MAX_CALL, MAX_CHUNKS};
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use records::{Record, Room, Writer, value_at};
 #[cfg(test)]
@@ -276,9 +282,9 @@ mod tests {
     #[test]
     fn a_late_worker_draws_nothing_from_the_next_call() {
         let page = page(2);
-        page.open(7, 2, 2);
+        page.open(7, 2, 2, false);
         assert_eq!(draw(&page, 0, 7, 2), Some(0));
-        page.open(8, 2, 2);
+        page.open(8, 2, 2, false);
         assert_eq!(draw(&page, 1, 7, 2), None);
         assert_eq!(draw(&page, 1, 8, 2), Some(1));
         assert_eq!(page.last_begun(0, 8), None);
@@ -288,7 +294,7 @@ mod tests {
     #[test]
     fn a_closed_call_says_how_much_is_left() {
         let page = page(2);
-        page.open(1, 2, 5);
+        page.open(1, 2, 5, false);
         assert_eq!(page.left(1, 2), 5);
         assert_eq!(draw(&page, 0, 1, 2), Some(0));
         assert_eq!(draw(&page, 0, 1, 2), Some(1));
@@ -303,10 +309,10 @@ mod tests {
     #[test]
     fn what_a_closed_call_has_left_is_not_drawn_65536_calls_later() {
         let page = page(3);
-        page.open(ALIKE[0], 3, 6);
+        page.open(ALIKE[0], 3, 6, false);
         page.close(ALIKE[0]);
         // The first worker is missing, and the third takes part in its place.
-        page.open(ALIKE[1], 1, 1);
+        page.open(ALIKE[1], 1, 1, false);
         assert_eq!((draw(&page, 2, ALIKE[1], 1), draw(&page, 2, ALIKE[1], 1)), (Some(0), None));
     }
 
@@ -323,7 +329,7 @@ mod tests {
         writer.finish();
         let noted = page.noted_at_the_end(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), None, 24));
-        page.open(ALIKE[1], 1, 9);
+        page.open(ALIKE[1], 1, 9, false);
         assert!(Writer::new(&page, 0, ALIKE[1]).begin(0));
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
@@ -338,7 +344,7 @@ mod tests {
         assert_eq!(record.numbers.take(&1), Form::Numbers);
         assert!(writer.begin(3));
         assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
-        page.open(ALIKE[1], 1, 9);
+        page.open(ALIKE[1], 1, 9, false);
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
     }
@@ -347,7 +353,7 @@ mod tests {
     fn every_ticket_is_drawn_once_whoever_sleeps() {
         for (awake, tickets) in [(4, 10_000), (1, 10_000), (3, 5), (4, 1)] {
             let page = &page(4);
-            page.open(3, 4, tickets);
+            page.open(3, 4, tickets, false);
             let mut drawn: Vec<usize> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..awake)
                     .map(|worker| {
@@ -363,9 +369,22 @@ mod tests {
     }
 
     #[test]
+    fn granted_tickets_are_in_no_run() {
+        for (participants, tickets) in [(1, 1), (1, 9), (2, 2), (2, 3), (4, 100)] {
+            let page = page(4);
+            page.open(5, participants, tickets, true);
+            assert_eq!(page.left(5, participants), tickets - participants);
+            let mut all: Vec<_> = (0..participants).map(|worker| granted(tickets, participants, worker)).collect();
+            all.extend(std::iter::from_fn(|| draw(&page, 0, 5, participants)));
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..tickets), "{tickets} tickets of {participants}");
+        }
+    }
+
+    #[test]
     fn the_rest_of_a_run_outlives_its_worker() {
         let page = page(2);
-        page.open(9, 2, 8);
+        page.open(9, 2, 8, false);
         assert_eq!((draw(&page, 0, 9, 2), draw(&page, 1, 9, 2)), (Some(0), Some(4)));
         page.clear(0);
         let mut drawn: Vec<_> = std::iter::from_fn(|| draw(&page, 1, 9, 2)).collect();
@@ -376,7 +395,7 @@ mod tests {
     #[test]
     fn a_worker_draws_several_tickets_while_most_are_left() {
         let page = page(2);
-        page.open(4, 2, 64);
+        page.open(4, 2, 64, false);
         assert_eq!(page.draw(0, 4, 2, 16), Some(0..4));
         assert_eq!(page.draw(0, 4, 2, 2), Some(4..6));
         assert_eq!(page.draw(0, 4, 2, 0), Some(6..7));
@@ -390,7 +409,7 @@ mod tests {
     #[test]
     fn nothing_that_was_drawn_begins_in_a_closed_call() {
         let page = page(1);
-        page.open(1, 1, 64);
+        page.open(1, 1, 64, false);
         assert_eq!(page.draw(0, 1, 1, 8), Some(0..8));
         assert!(page.marks(0, 1).begin(0));
         page.close(1);
@@ -402,8 +421,9 @@ mod tests {
     fn descriptions_arrive_as_they_were_written() {
         let page = page(3);
         assert!(page.describe(5, b"what to do"));
-        page.announce(1, 6, 5);
-        assert_eq!((page.announced(1), page.announced(2)), ((6, 5), (0, 0)));
+        page.announce(1, 6, 5, Some(3));
+        assert_eq!(page.announced(1), Announced { call: 6, id: 5, granted: Some(3) });
+        assert_eq!(page.announced(2), Announced { call: 0, id: 0, granted: None });
         assert_eq!(page.description(5).unwrap(), b"what to do");
         assert_eq!(page.description(6), None);
         assert!(!page.describe(7, &vec![1; Mapped::DESCRIPTION_LEN + 1]));
@@ -413,15 +433,22 @@ mod tests {
     fn a_ring_between_looking_and_sleeping_is_heard() {
         let page = &page(1);
         // Would sleep for a minute if the ring, which comes at the last look, were missed.
-        page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || {
-            page.ring_worker(0);
-            false
-        });
+        page.wait_as_worker(
+            0,
+            Duration::ZERO,
+            Duration::from_secs(60),
+            || false,
+            || {
+                page.ring_worker(0);
+                false
+            },
+        );
         std::thread::scope(|scope| {
             let mail = page.mail(0);
             scope.spawn(|| page.note_mail(0));
             while page.mail(0) == mail {
-                page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), || page.mail(0) != mail);
+                let news = || page.mail(0) != mail;
+                page.wait_as_worker(0, Duration::ZERO, Duration::from_secs(60), news, news);
             }
         });
     }

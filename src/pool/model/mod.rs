@@ -59,7 +59,7 @@
 //!   is closed.
 //! - Nobody is killed who is well, but for those who are still at work when a call has to end and their time is over.
 //! - A chunk that was lost too often was lost so often by deaths of its own. Without deaths a call is one round; each death
-//!   makes one more at most.
+//!   makes one more at most, in its call or, where nobody has heard of it by then, in the next.
 //! - A call that failed or was told to end before it was done says why. The next call works.
 //! - When nothing else can happen while a task does not end, the caller was told of every other chunk that is done, and a
 //!   failure is known.

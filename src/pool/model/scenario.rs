@@ -335,7 +335,7 @@ fn parent(machine: &Machine) {
         machine.stoppable.set(false);
         machine.stage.check(&settled, scenario.retries, machine.reasons());
         if let Some(rounds) = crew.last_call().checked_sub(before) {
-            let most = 1 + u64::from(machine.stage.deaths_in_call());
+            let most = 1 + u64::from(machine.stage.deaths_of_two_calls());
             assert!(rounds <= most, "chunks are handed out once, and again where somebody has died: {rounds} times");
         }
         crew.heed(None);

@@ -29,7 +29,9 @@ pub(super) struct Stage {
     ended: RefCell<Vec<u32>>,
     lost: RefCell<Vec<u32>>,
     deaths: Cell<u32>,
+    /// When this call and the one before it began.
     deaths_before: Cell<u32>,
+    deaths_before_last: Cell<u32>,
     /// What was seen in a task, where a panic would be the task's.
     wrong: RefCell<Option<String>>,
     /// How many workers have closed their sockets and lived on, and who, as a hash.
@@ -110,6 +112,7 @@ impl Stage {
             lost: RefCell::default(),
             deaths: Cell::new(0),
             deaths_before: Cell::new(0),
+            deaths_before_last: Cell::new(0),
             wrong: RefCell::default(),
             hung_up: Cell::default(),
             failed_in_time: Cell::new(false),
@@ -124,7 +127,7 @@ impl Stage {
         for records in [&self.begun, &self.ended, &self.lost] {
             records.replace(vec![0; returns.len()]);
         }
-        self.deaths_before.set(self.deaths.get());
+        self.deaths_before_last.set(self.deaths_before.replace(self.deaths.get()));
         self.failed_in_time.set(false);
         self.open.set(true);
     }
@@ -217,6 +220,11 @@ impl Stage {
         self.deaths.get() - self.deaths_before.get()
     }
 
+    /// How many may have died in it or, as the parent had not heard when it began, in the one before.
+    pub(super) fn deaths_of_two_calls(&self) -> u32 {
+        self.deaths.get() - self.deaths_before_last.get()
+    }
+
     /// Nothing more can happen unless the call is told to end: the parent knows of all that was done, `told` chunks of it.
     pub(super) fn check_in_time(&self, told: usize) {
         let (returns, ended) = (self.returns.borrow(), self.ended.borrow());
@@ -249,6 +257,7 @@ impl Stage {
     pub(super) fn digest(&self) -> u64 {
         let flags = u64::from(self.failed_in_time.get()) << 1 | u64::from(self.open.get());
         let mut hash = mix(self.sent.get(), u64::from(self.deaths.get()) << 2 | flags);
+        hash = mix(hash, u64::from(self.deaths_before.get()) << 32 | u64::from(self.deaths_before_last.get()));
         for records in [&self.begun, &self.ended, &self.lost] {
             hash = records.borrow().iter().fold(hash, |hash, &number| mix(hash, number.into()));
         }

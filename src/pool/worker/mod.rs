@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{ControlPage, Record, Writer};
+use super::control::{Announced, ControlPage, Record, Writer};
 use super::fit;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::system::{Kernel, System};
@@ -51,6 +51,8 @@ struct Worker<S: System> {
     call: u64,
     /// What it was told to do last: the next call is mostly the same.
     known: Option<Box<Known>>,
+    /// The description whose blocks were noted as lent last, if they still are what it says.
+    noted: Option<u64>,
     record: Record,
 }
 
@@ -82,7 +84,14 @@ pub(super) fn work_in<S: System>(socket: Socket, index: usize) -> ! {
     loop {
         #[cfg(test)]
         S::at_rest(|| worker.state());
-        worker.desk.page.wait_as_worker(index, worker.spin, SLEEP, || worker.has_work());
+        let Desk { page, .. } = &worker.desk;
+        page.wait_as_worker(
+            index,
+            worker.spin,
+            SLEEP,
+            || page.is_announced_after(index, worker.call),
+            || worker.has_work(),
+        );
         // Woken for nothing: the parent has dropped the pool, or is gone.
         if !worker.work() && is_hung_up(worker.desk.socket.as_fd()) {
             S::exit(0);
@@ -120,6 +129,7 @@ impl<S: System> Worker<S> {
             heard: 0,
             call,
             known: None,
+            noted: None,
             record: Record::default(),
         }
     }
@@ -134,7 +144,8 @@ impl<S: System> Worker<S> {
     /// Is there mail, or a call?
     #[inline]
     fn has_work(&self) -> bool {
-        self.desk.page.announced(self.desk.index).0 > self.call || self.desk.page.mail(self.desk.index) > self.heard
+        self.desk.page.is_announced_after(self.desk.index, self.call)
+            || self.desk.page.mail(self.desk.index) > self.heard
     }
 
     /// Reads the mail, then runs the call that was announced, then unmaps what the mail said; `false` where there was nothing
@@ -143,41 +154,48 @@ impl<S: System> Worker<S> {
     fn work(&mut self) -> bool {
         let mut worked = false;
         // A call is announced after the mail that it needs was counted, so reading the count first would miss some of it.
-        let (call, id) = self.desk.page.announced(self.desk.index);
+        let Announced { call, id, granted } = self.desk.page.announced(self.desk.index);
         while self.heard < self.desk.page.mail(self.desk.index) {
-            self.heard += 1;
             worked = true;
-            let received = receive::<S>(&self.desk.socket);
-            if self.handle(received).is_err() {
-                S::exit(CONFUSED);
-            }
+            self.read();
         }
         if call > self.call {
             self.call = call;
             worked = true;
-            let known = match self.known.take().filter(|known| known.id == id) {
-                Some(known) => Ok(known),
-                None => self.learn(id),
-            };
-            let run = known.and_then(|known| {
-                self.run(call, known.task, &known.message)?;
-                self.known = Some(known);
-                Ok(())
-            });
-            self.end(call, run);
+            let is_known = self.known.as_ref().is_some_and(|known| known.id == id);
+            if let Err(error) =
+                if is_known { Ok(()) } else { self.learn(id) }.and_then(|()| self.run_known(call, granted))
+            {
+                self.refuse(call, &error);
+            }
         }
-        self.leaving.clear();
+        if !self.leaving.is_empty() {
+            self.leaving.clear();
+        }
         worked
+    }
+
+    /// Reads a message.
+    #[cold]
+    fn read(&mut self) {
+        self.heard += 1;
+        self.noted = None;
+        let received = receive::<S>(&self.desk.socket);
+        if self.handle(received).is_err() {
+            S::exit(CONFUSED);
+        }
     }
 
     /// Reads the description on the page.
     #[cold]
-    fn learn(&self, id: u64) -> Result<Box<Known>> {
+    fn learn(&mut self, id: u64) -> Result<()> {
+        self.known = None;
         let Some(Ok(message)) = self.desk.page.description(id).map(|bytes| protocol::decode_call(&bytes)) else {
             S::exit(CONFUSED)
         };
         let task = TaskRef::find(message.task)?;
-        Ok(Box::new(Known { id, message, task }))
+        self.known = Some(Box::new(Known { id, message, task }));
+        Ok(())
     }
 
     fn handle(&mut self, received: Received) -> Result<()> {
@@ -203,8 +221,10 @@ impl<S: System> Worker<S> {
             }
             ToWorker::Call(call) => {
                 self.call = self.call.max(call.call);
-                let run = TaskRef::find(call.task).and_then(|task| self.run(call.call, task, &call));
-                self.end(call.call, run);
+                let run = TaskRef::find(call.task).and_then(|task| self.run(task, &call));
+                if let Err(error) = run {
+                    self.refuse(call.call, &error);
+                }
             }
         }
         Ok(())
@@ -222,13 +242,11 @@ impl<S: System> Worker<S> {
         Ok(Kept { _lending: lending, ..kept })
     }
 
-    /// The last word on a call is a refusal where nothing of it was begun; otherwise it is said.
-    #[inline]
-    fn end(&self, call: u64, run: Result<()>) {
-        if let Err(error) = run {
-            self.desk.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
-            Writer::new(&self.desk.page, self.desk.index, call).finish();
-        }
+    /// The last word on a call of which nothing was begun.
+    #[cold]
+    fn refuse(&self, call: u64, error: &Error) {
+        self.desk.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
+        Writer::new(&self.desk.page, self.desk.index, call).finish();
     }
 }
 

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{Desk, Kept, SLEEP, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::note_lent;
+use crate::memory::{note_lent, note_lent_again};
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::{Division, Ending};
 use crate::pool::control::{Record, Room, Writer};
@@ -78,25 +78,58 @@ impl Pace {
 }
 
 impl<S: System> Worker<S> {
+    /// Runs a call that does what is known, see [`run`](Self::run).
+    #[inline]
+    pub(super) fn run_known(&mut self, call: u64, granted: Option<usize>) -> Result<()> {
+        let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else { return Ok(()) };
+        let again = noted.replace(known.id) == Some(known.id);
+        Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)
+    }
+
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
     /// none was drawn.
+    #[cold]
+    pub(super) fn run(&mut self, task: TaskRef, message: &CallMessage) -> Result<()> {
+        let Self { desk, blocks, leaving, record, noted, .. } = self;
+        *noted = None;
+        Tools { desk, blocks, leaving, record }.run((message.call, None), task, message, false)
+    }
+}
+
+/// What a worker works with.
+struct Tools<'w, S: System> {
+    desk: &'w Desk<S>,
+    blocks: &'w Blocks,
+    leaving: &'w mut Vec<Result<Kept>>,
+    record: &'w mut Record,
+}
+
+impl<S: System> Tools<'_, S> {
+    /// See [`Worker::run`]. `again` where the call before lent the same blocks.
     #[inline]
-    pub(super) fn run(&mut self, call: u64, task: TaskRef, message: &CallMessage) -> Result<()> {
-        let Self { desk, blocks, leaving, record, .. } = self;
-        let desk = &*desk;
+    fn run(
+        self,
+        (call, granted): (u64, Option<usize>),
+        task: TaskRef,
+        message: &CallMessage,
+        again: bool,
+    ) -> Result<()> {
+        let Self { desk, blocks, leaving, record } = self;
         let Desk { page, index, .. } = desk;
         let mut found = SmallVec::<[MappedBlock<'_>; 4]>::new();
         for (serial, writable) in &message.blocks {
             found.push(find_block(blocks, *serial, *writable)?);
         }
         // The blocks are the parent's again when it knows that this worker has finished.
-        let lent = (!found.is_empty()).then(|| note_lent(lent(blocks, message)));
+        let lent =
+            (!found.is_empty()).then(|| if again { note_lent_again() } else { note_lent(lent(blocks, message)) });
         let one_each = message.tickets() <= page.workers();
         let mut work = Work {
             desk,
             message,
             helped: message.helped(page.workers()),
-            tickets: 0..0,
+            tickets: granted.map_or(0..0, |ticket| ticket..ticket + 1),
+            all_drawn: granted.is_some() && one_each,
             writer: Writer::new(page, *index, call),
             pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
             leaving,
@@ -105,7 +138,7 @@ impl<S: System> Worker<S> {
         let mut cursor = Cursor::new(&message.leaves, &found);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
-        // the chunks are drawn from the control page by this worker alone.
+        // the chunks are drawn from the control page by this worker alone, or granted to it alone.
         unsafe { task.run(&mut cursor, &mut work, record) };
         let writer = work.writer;
         drop(lent);
@@ -158,6 +191,8 @@ struct Work<'w, S: System> {
     helped: usize,
     /// Those that it has drawn and not begun.
     tickets: Range<usize>,
+    /// There are no others.
+    all_drawn: bool,
     writer: Writer<'w, S::Memory>,
     pace: Pace,
     leaving: &'w mut Vec<Result<Kept>>,
@@ -208,7 +243,8 @@ impl<S: System> Work<'_, S> {
         let Desk { page, index, socket } = self.desk;
         page.note_news(*index);
         while !self.writer.has_more_room() {
-            page.wait_as_worker(*index, Duration::ZERO, SLEEP, || self.writer.has_more_room());
+            let room = || self.writer.has_more_room();
+            page.wait_as_worker(*index, Duration::ZERO, SLEEP, room, room);
             if !self.writer.has_more_room() && is_hung_up(socket.as_fd()) {
                 // Nobody is left who would.
                 S::exit(0);
@@ -234,7 +270,7 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     fn next(&mut self) -> Option<usize> {
-        if self.tickets.is_empty() {
+        if self.tickets.is_empty() && !self.all_drawn {
             self.draw();
         }
         let ticket = self.tickets.next()?;
