@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,12 +9,13 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::cancel::Stop;
-use super::control::{ControlPage, MAX_CALL, Memory, Reader};
+use super::control::{ControlPage, MAX_CALL, Reader};
+use super::member::{Lent, Member};
 use super::plan::{BlockAccess, BlockUse};
-use super::protocol::{self, Asked, CallMessage, Packet, ToParent, ToWorker};
+use super::protocol::{self, Asked, CallMessage, Packet, ToWorker};
 use super::system::{Kernel, News, Process, System};
 use super::task::TaskRef;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::memory::Borrower;
 use crate::start::Role;
 use crate::start::output::WorkerOutput;
@@ -24,41 +24,16 @@ use crate::sys::file;
 use crate::sys::lock::Patience;
 use crate::sys::map::Access;
 use crate::sys::oom::{self, OomKills};
-use crate::sys::process::{Ended, is_hung_up, poll_readable, poll_writable_or};
-use crate::sys::socket::Received;
+use crate::sys::process::Ended;
 
 /// How long workers may take to end by themselves when their pool is dropped; then they are killed.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// While a call may be told to end, who waits for a worker to read its mail looks so often whether it was.
-const LOOK: Duration = Duration::from_millis(10);
-
 /// How often a worker is started in a place where others were killed before they were there.
 const START_TRIES: usize = 4;
 
-/// A worker process and what the parent knows that it keeps.
-pub(crate) struct Member<P> {
-    index: usize,
-    process: WorkerProcess<P>,
-    /// How many of its messages were received, and which of its news were looked at.
-    heard: u64,
-    pub(crate) news: u64,
-    /// What was read of its outcomes of the call that runs.
-    pub(crate) outcomes: Reader,
-    /// Blocks that it has mapped, by serial.
-    mapped: BTreeMap<u64, Lent>,
-}
-
 /// A member, and the page that it is told on.
 type OnPage<'c, S> = (&'c mut Member<<S as System>::Process>, &'c ControlPage<<S as System>::Memory>);
-
-/// How a worker has a block.
-#[derive(Clone, Copy)]
-struct Lent {
-    writable: bool,
-    /// Of the description that it holds the lock of the block through, where there is a lock.
-    lock: Option<Access>,
-}
 
 /// What workers are started with.
 #[derive(Clone, Debug, Default)]
@@ -112,9 +87,8 @@ impl Told {
     fn nothing() -> Self {
         Self { task: None, message: CallMessage::nothing(), on_page: false, lent: None }
     }
-}
 
-impl Told {
+    /// Were they told to do what is asked?
     #[inline]
     fn are(&self, asked: &Asked<'_>) -> bool {
         self.on_page && self.task == Some(asked.task) && self.message.is(asked)
@@ -566,83 +540,6 @@ impl<S: System> Crew<S> {
                 self.bury(index);
             }
         }
-    }
-}
-
-impl<P: Process> Member<P> {
-    pub(crate) fn process(&self) -> &WorkerProcess<P> {
-        &self.process
-    }
-
-    /// Sends a message, counts it and rings.
-    fn tell(&self, page: &ControlPage<impl Memory>, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
-        self.send(packet, fds, stop);
-        self.note_told(page);
-    }
-
-    fn note_told(&self, page: &ControlPage<impl Memory>) {
-        page.note_mail(self.index);
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.process.pidfd.has_ended()
-    }
-
-    /// Is there something in its socket, or is it closed?
-    pub(crate) fn is_deaf(&self) -> bool {
-        poll_readable(&[self.process.socket.as_fd()], Some(Duration::ZERO)).is_ok_and(|readable| readable == [true])
-    }
-
-    /// Is the other end of its socket closed?
-    pub(crate) fn is_closed(&self) -> bool {
-        is_hung_up(self.process.socket.as_fd())
-    }
-
-    /// The next message that it has counted, if any: `None` where all are heard.
-    #[inline]
-    pub(crate) fn next_said(&mut self, page: &ControlPage<impl Memory>) -> Option<io::Result<Option<Received>>> {
-        if self.heard >= page.said(self.index) {
-            return None;
-        }
-        self.heard += 1;
-        Some(self.process.socket.try_recv())
-    }
-
-    /// Sends a message, waiting while the worker is too busy to take it, but not for one that has ended: its pidfd tells
-    /// of that in time, whoever else may have its socket. One that takes nothing when the call is told to end is stuck.
-    fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>], stop: Option<&Stop>) {
-        let (socket, pidfd) = (&self.process.socket, &self.process.pidfd);
-        while let Err(error) = packet.try_send(socket, fds) {
-            let goes_on = !pidfd.has_ended() && stop.is_none_or(|stop| stop.reason().is_none());
-            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && goes_on {
-                // Too many descriptors of this user are under way: room comes when workers read.
-                std::thread::sleep(Duration::from_millis(1));
-                continue;
-            }
-            let again = error.kind() == io::ErrorKind::WouldBlock
-                && goes_on
-                && poll_writable_or(socket.as_fd(), pidfd.as_fd(), stop.map(|_| LOOK)).is_ok();
-            if !again {
-                // The message is lost, and it may be counted: the worker would wait for it for ever.
-                let _ = pidfd.kill(libc::SIGKILL);
-                return;
-            }
-        }
-    }
-
-    fn hear_forgotten(&mut self, deadline: Instant) -> Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let io = |error| Error::from_os(error, "cannot hear a worker");
-        let fds = [self.process.socket.as_fd(), self.process.pidfd.as_fd()];
-        let readable = poll_readable(&fds, Some(left)).map_err(io)?;
-        if readable.first() == Some(&true)
-            && let Some(received) = self.process.socket.try_recv().map_err(io)?
-            && let (ToParent::Forgotten, _) = protocol::open(received)?
-        {
-            self.heard += 1;
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::WorkerDied, "a worker did not let go of a block in time"))
     }
 }
 

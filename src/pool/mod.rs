@@ -7,7 +7,7 @@
 //! | `task` | a function is named across the process boundary |
 //! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
-//! | `crew`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `crew`, `member`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
 //! | `smooth` | the same for calls that nothing comes of but that they are done |
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
@@ -27,6 +27,7 @@ pub(crate) mod chunk;
 mod control;
 mod crew;
 mod fit;
+mod member;
 #[cfg(test)]
 mod model;
 mod numbers;

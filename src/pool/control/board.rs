@@ -1,11 +1,11 @@
 //! The protocol's words and all that is done with them. Nothing outside of this file knows where a word lies or what its
 //! bits mean; the drawing is in the folder's `mod.rs`.
 
-use std::hint::spin_loop;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::bell::{ring, sleep_until, spin_until};
 use super::words::{Word, Words};
 
 const SMALL_BITS: u32 = 24;
@@ -115,10 +115,6 @@ fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
 pub(crate) fn granted(tickets: usize, participants: usize, index: usize) -> usize {
     share(tickets, participants, index).start
 }
-
-/// A word to sleep on is odd while its owner sleeps or is about to. The rest counts rings that found it so.
-const ASLEEP_BIT: u64 = 1;
-const A_RING: u64 = 2;
 
 /// The words of one pool.
 pub(crate) struct Board<W> {
@@ -590,75 +586,4 @@ impl<W: Words> Marks<'_, W> {
         let (of, place) = unpack(self.taken.load(Acquire));
         if of == self.call { place } else { 0 }
     }
-}
-
-/// Wakes who sleeps, or keeps who is about to from it. A system call is made only where somebody is.
-///
-/// Whoever is killed in here has woken nobody, and the next one to ring does. A worker that was killed in its sleep leaves
-/// the word odd; then it is rung in vain until another one takes its place.
-#[inline]
-fn ring<A: Word>(asleep: &A) {
-    // Who is about to sleep makes the word odd, then looks at what it waits for; who rings changes that, then looks at
-    // the word. With a fence between on both sides at least one of them sees what the other did.
-    A::fence();
-    // Relaxed: after the fence.
-    if asleep.load(Relaxed) & ASLEEP_BIT != 0 {
-        awaken(asleep);
-    }
-}
-
-#[cold]
-fn awaken<A: Word>(asleep: &A) {
-    // Relaxed: the kernel compares the word under a lock of its own. Changed before the wake, so that who is about to
-    // sleep does not.
-    asleep.fetch_add(A_RING, Relaxed);
-    asleep.wake();
-}
-
-/// How often who spins looks without a pause first. The answer to an empty call comes in that time, and a pause is a third of it.
-const EAGER_LOOKS: u32 = 128;
-
-/// `false` where it has not come after that time. `soon` is what is looked at for most of it, `come` now and then.
-#[inline]
-fn spin_until(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
-    if time.is_zero() {
-        return false;
-    }
-    for _ in 0..EAGER_LOOKS {
-        if soon() {
-            return true;
-        }
-    }
-    spin_on(time, soon, come)
-}
-
-#[cold]
-fn spin_on(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
-    let since = Instant::now();
-    loop {
-        if come() {
-            return true;
-        }
-        if since.elapsed() >= time {
-            return false;
-        }
-        for _ in 0..32 {
-            spin_loop();
-            if soon() {
-                return true;
-            }
-        }
-    }
-}
-
-#[cold]
-fn sleep_until<A: Word>(asleep: &A, timeout: Duration, mut come: impl FnMut() -> bool) {
-    // Relaxed: before the fence, see `ring`.
-    let word = asleep.fetch_add(ASLEEP_BIT, Relaxed).wrapping_add(ASLEEP_BIT);
-    A::fence();
-    if !come() {
-        asleep.sleep(word, Some(timeout));
-    }
-    // Relaxed: who rings in vain does no harm.
-    asleep.fetch_add(ASLEEP_BIT.wrapping_neg(), Relaxed);
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `words` | atomic words that one can sleep on |
 //! | `board` | the protocol: what the words mean and all that is done with them |
+//! | `bell` | waiting for a change of the words, and waking who waits |
 //! | `records` | outcomes as they stand in a worker's area, and how a worker writes them |
 //! | `reader` | how the parent reads them |
 //! | `area` | the area as a ring |
@@ -84,11 +85,12 @@
 //!   these was begun. They are in no run and have no outcome when everybody has finished or was reaped.
 //! - Chunks that are run again get a call number, and a description that lists them, of their own: to workers a second
 //!   round is another call.
-//! - Who waits says so before its last look, and who rings looks for that after the change, see `ring` in `board`; a
+//! - Who waits says so before its last look, and who rings looks for that after the change, see `ring` in `bell`; a
 //!   killed ringer leaves a sleeper to the next one, which the news of its death is.
 #![expect(unsafe_code, reason = "reaches atomic words in mapped memory")]
 
 mod area;
+mod bell;
 mod board;
 mod reader;
 mod records;

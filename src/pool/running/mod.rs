@@ -17,9 +17,12 @@
 //! still be at work on it then. So does what it had drawn beside it, or had just taken from another worker; it
 //! had begun none of them, and they run in another round whether the call asks for retries or not.
 
-use std::collections::BTreeMap;
+mod losses;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use losses::Losses;
 
 use super::cancel::Stop;
 use super::chunk::Progress;
@@ -29,10 +32,8 @@ use super::plan::BlockUse;
 use super::protocol::{self, Asked, CallMessage, Outcome, Packet, ToParent, ToWorker};
 use super::system::{Kernel, Process, System};
 use super::tally::{Noted, Settled, Tally};
-use super::worker::NO_ROOM;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fork::{Epoch, epoch};
-use crate::sys::process::Ended;
 use crate::sys::socket::Received;
 
 /// How long a worker may take to end once its socket is closed, before it is killed.
@@ -71,16 +72,6 @@ pub(crate) struct Running<'c, S: System = Kernel> {
     /// How long nobody has rung while the parent slept.
     quiet: Duration,
     home: Epoch,
-}
-
-/// Workers that a call has lost.
-#[derive(Default)]
-#[cfg_attr(test, derive(Debug))]
-struct Losses {
-    /// How many have died over a chunk.
-    deaths: BTreeMap<usize, u32>,
-    /// Why workers were killed that could not be listened to.
-    silenced: Vec<(usize, ErrorKind, String)>,
 }
 
 /// Has the call to stop?
@@ -518,87 +509,6 @@ impl<'c, S: System> Running<'c, S> {
         }
     }
 
-    /// Reaps a worker that has ended, and finds out what it had in its hands.
-    fn mourn(&mut self, index: usize) {
-        self.retire(index);
-        let Some((pid, ended)) = self.crew.bury(index) else { return };
-        self.tally.note_lost_worker();
-        let begun = self.crew.page().last_begun(index, self.round.call);
-        let lost =
-            begun.and_then(|ticket| self.crew.message().chunk_of(ticket)).filter(|&chunk| self.tally.is_open(chunk));
-        let silenced = &mut self.losses().silenced;
-        let known = silenced.iter().position(|(silenced, ..)| *silenced == index);
-        let (kind, how) = match known.map(|position| silenced.swap_remove(position)) {
-            Some((_, kind, why)) => (kind, format!("{why} and was killed")),
-            None if ended == Ended::Exited(NO_ROOM) => {
-                (ErrorKind::Io, "had no room for the descriptors that it was sent (see `ulimit -n`)".to_owned())
-            }
-            // Not where it was this process that killed it.
-            None if self.stopping == Stopping::No => match self.crew.cause_of(ended) {
-                Some(cause) => (ErrorKind::WorkerDied, format!("{ended} ({cause})")),
-                None => (ErrorKind::WorkerDied, ended.to_string()),
-            },
-            None => (ErrorKind::WorkerDied, ended.to_string()),
-        };
-        let death = format!("worker {index} (process {pid}) {how}");
-        if let Some(chunk) = lost {
-            self.lose(chunk, kind, &format!("{death} while it ran"));
-        }
-        // Where there is work left, somebody has to do it.
-        if self.round.closed || self.crew.page().left(self.round.call, self.round.sharers) == 0 {
-            return;
-        }
-        if lost.is_none() && !self.may_replace() {
-            if self.participants.is_empty() {
-                self.fail(None, kind, format!("{death}, like others before it that had not begun a chunk"));
-            }
-            return;
-        }
-        let started = loop {
-            match self.crew.replace(index) {
-                // Killed before it was there.
-                Err(error) if error.kind() == ErrorKind::WorkerDied && self.may_replace() => {}
-                other => break other.and_then(|()| self.enlist(index)),
-            }
-        };
-        match started {
-            Err(error) if self.participants.is_empty() => {
-                self.fail(None, error.kind(), format!("{death}; no worker is left, and none can be started: {error}"));
-            }
-            // It goes on, or the others do its work.
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    fn losses(&mut self) -> &mut Losses {
-        self.losses.get_or_insert_default()
-    }
-
-    /// One more replacement that had nothing to show for it: is there another one?
-    fn may_replace(&mut self) -> bool {
-        let left = self.replacements.checked_sub(1);
-        self.replacements = left.unwrap_or(0);
-        left.is_some()
-    }
-
-    /// The worker of a chunk has died: the chunk waits for the next round, or is one time too many lost.
-    fn lose(&mut self, chunk: usize, kind: ErrorKind, how: &str) {
-        self.tally.note_cut_short(chunk);
-        let deaths = self.losses().deaths.entry(chunk).or_default();
-        *deaths += 1;
-        let deaths = *deaths;
-        // Once the call has to stop, workers are killed, and that is what is told.
-        if deaths > self.limits.retries && self.stopping == Stopping::No {
-            let before = match deaths - 1 {
-                0 => String::new(),
-                1 => ", as did one worker before it".to_owned(),
-                before => format!(", as did {before} workers before it"),
-            };
-            let message = format!("{how} {}{before}", self.tally.describe(chunk));
-            self.fail(Some(chunk), kind, message);
-        }
-    }
-
     fn fail(&mut self, chunk: Option<usize>, kind: ErrorKind, message: String) {
         if chunk.is_none() {
             // Where something was given up because the call has to stop, that is the reason.
@@ -642,5 +552,4 @@ impl<S: System> Drop for Running<'_, S> {
 }
 
 #[cfg(test)]
-#[path = "running_tests.rs"]
 mod tests;
