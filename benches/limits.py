@@ -64,10 +64,10 @@ LOCKS = ["flock", "pthread mutex", "std RwLock", "std RwLock (threads)"]
 
 LIMITS: list[Limit] = [
     Limit(r"call.*", r"pool.*", "futex ping-pong", 1.5),
-    Limit(r"call on two processors", r"pool(?!, spin\(0\)).*", "spin ping-pong", 2.0),
-    Limit(r"call on two processors", r"pool", "the same cache lines, nothing else"),
-    Limit(r"call on two processors", r"pool, writes .*", "the same cache lines and an array's locks"),
-    Limit(r"call on two processors", r"the same cache lines.*", "spin ping-pong"),
+    Limit(r"call (on two processors|in turns)", r"pool(?!, spin\(0\)).*", "spin ping-pong", 2.0),
+    Limit(r"call (on two processors|in turns)", r"pool", "the same cache lines, nothing else"),
+    Limit(r"call (on two processors|in turns)", r"pool, writes .*", "the same cache lines and an array's locks"),
+    Limit(r"call (on two processors|in turns)", r"the same cache lines.*", "spin ping-pong"),
     *(Rival(r"call.*", r"pool", rival) for rival in ["pipe", "socket pair", "ipc-channel"]),
     *(Rival(r"call", r"pool", rival) for rival in ["multiprocessing, apply", "loky, submit and result"]),
     Limit(r"4096 chunks .*", r"pool", "rayon", 1.2),

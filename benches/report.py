@@ -31,7 +31,7 @@ BENCHES: list[tuple[str, str, dict[str, str]]] = [
         "NDSHM_BENCH_MEMORY_MIB": "1024",
     }),
     ("compute", "", {}), ("lock", "", {}),
-    ("pool", "^call|[0-9] chunks|^kernel|^start", {}), ("list", "list_[gs]et", {}),
+    ("pool", "^call|[0-9] chunks|^kernel|^start", {}), ("turns", "", {}), ("list", "list_[gs]et", {}),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
@@ -45,13 +45,13 @@ ROWS = [
     ("the same, made for one message and dropped", "handoff of 4 KiB", "array made anew", ["socket pair"]),
     ("an empty call of a worker", "call", "pool", ["futex ping-pong", "multiprocessing, apply"]),
     ("the same, where nobody spins", "call", "pool, spin(0)", ["futex ping-pong"]),
-    ("the same, spinning on two processors", "call on two processors", "pool", [
+    ("the same, spinning on two processors", "call in turns", "pool", [
         "spin ping-pong", "the same cache lines, nothing else",
     ]),
-    ("the same, lent 1 MiB to write", "call on two processors", "pool, writes 1 MiB", [
+    ("the same, lent 1 MiB to write", "call in turns", "pool, writes 1 MiB", [
         "spin ping-pong", "the same cache lines and an array's locks",
     ]),
-    ("the same, lent 8 GiB to write", "call on two processors", "pool, writes 8 GiB", ["spin ping-pong"]),
+    ("the same, lent 8 GiB to write", "call in turns", "pool, writes 8 GiB", ["spin ping-pong"]),
     ("4096 chunks of 4 KiB, in one call", "4096 chunks in place", "pool", ["rayon", "multiprocessing, by number"]),
     ("the same by one worker", "4096 chunks in place, one worker", "pool", ["rayon"]),
     ("the same by two, each with a number as its result", "4096 chunks with results", "pool", ["rayon"]),

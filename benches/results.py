@@ -28,7 +28,7 @@ def target_dir() -> Path:
 
 def measured() -> Groups:
     """What was measured last."""
-    found = [*of_criterion(), *of_python()]
+    found = [*of_criterion(), *of_others()]
     groups: Groups = {}
     for _, group, function, result in sorted(found, key=lambda entry: entry[0]):
         groups.setdefault(group, {})[function] = result
@@ -43,6 +43,7 @@ def forget_last() -> None:
     """Nothing of an earlier version is to stand beside what is measured next."""
     shutil.rmtree(target_dir() / "criterion", ignore_errors=True)
     python_results().unlink(missing_ok=True)
+    turns_results().unlink(missing_ok=True)
 
 
 def forget_runs() -> None:
@@ -82,9 +83,14 @@ def python_results() -> Path:
     return target_dir() / "bench-python-results.json"
 
 
-def of_python():
-    if python_results().exists():
-        for group, functions in json.loads(python_results().read_text()).items():
+def turns_results() -> Path:
+    """What `benches/turns.rs` writes."""
+    return target_dir() / "bench-turns-results.json"
+
+
+def of_others():
+    for path in filter(Path.exists, [python_results(), turns_results()]):
+        for group, functions in json.loads(path.read_text()).items():
             for function, (at, median, fastest) in functions.items():
                 yield at, group, function, Measured(median, fastest)
 

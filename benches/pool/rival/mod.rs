@@ -6,9 +6,11 @@ mod page;
 mod ping_pong;
 mod stream;
 
+#[allow(unused_imports, reason = "not every benchmark has all rivals")]
 pub(crate) use channel::Channel;
 pub(crate) use lines::Lines;
 pub(crate) use ping_pong::{PingPong, Waiting};
+#[allow(unused_imports, reason = "not every benchmark has all rivals")]
 pub(crate) use stream::Stream;
 
 use crate::Result;

@@ -318,6 +318,7 @@ impl<W: Words> Board<W> {
     }
 
     /// Worker: the words that it needs for every chunk of `call`.
+    #[inline]
     pub(crate) fn marks(&self, worker: usize, call: u64) -> Marks<'_, W> {
         Marks {
             call,

@@ -138,6 +138,7 @@ pub(crate) struct Writer<'p, M: Memory = Mapped> {
 }
 
 impl<'p, M: Memory> Writer<'p, M> {
+    #[inline]
     pub(crate) fn new(page: &'p ControlPage<M>, worker: usize, call: u64) -> Self {
         Self {
             area: page.area(worker),
@@ -286,8 +287,9 @@ impl<'p, M: Memory> Writer<'p, M> {
         }
     }
 
-    /// The call is over for this worker: nothing of it is touched any more.
-    pub(crate) fn finish(mut self) {
+    /// The call is over for this worker: nothing of it is touched any more. By reference, as it takes long to move.
+    #[inline]
+    pub(crate) fn finish(&mut self) {
         if self.had_run {
             self.close_run();
             self.marks.forget_numbers();

@@ -140,9 +140,8 @@ impl<S: System> Tools<'_, S> {
         // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
         // the chunks are drawn from the control page by this worker alone, or granted to it alone.
         unsafe { task.run(&mut cursor, &mut work, record) };
-        let writer = work.writer;
         drop(lent);
-        writer.finish();
+        work.writer.finish();
         Ok(())
     }
 }
