@@ -128,7 +128,7 @@ fn rows_that_are_no_chunks_are_refused_and_nothing_runs() {
 fn rows_of_an_array_without_any_are_refused_too() {
     for pool in [two(), Pool::serial()] {
         let mut array = SharedArray::<u32, _>::zeros(0).unwrap();
-        for (rows, why) in [(&[0..2][..], "rows 0..2 are to run, but there are 0"), (&[], "no rows are to run")] {
+        for (rows, why) in [(&[0..2][..], "rows 0..2 are to run, but the call has 0"), (&[], "no rows are to run")] {
             let error = count(&pool, &mut array, rows).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(error.to_string().contains(why), "{error}");
