@@ -125,6 +125,19 @@ fn rows_that_are_no_chunks_are_refused_and_nothing_runs() {
 }
 
 #[test]
+fn rows_of_an_array_without_any_are_refused_too() {
+    for pool in [two(), Pool::serial()] {
+        let mut array = SharedArray::<u32, _>::zeros(0).unwrap();
+        for (rows, why) in [(&[0..2][..], "rows 0..2 are to run, but the call has 0"), (&[], "no rows are to run")] {
+            let error = count(&pool, &mut array, rows).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        assert_eq!(pool.map(array.chunks(), |_, _| 1).unwrap(), []);
+    }
+}
+
+#[test]
 fn errors_and_progress_are_about_those_rows_alone() {
     // One worker, which runs them in their order.
     for pool in [Pool::builder().workers(1).build().unwrap(), Pool::serial()] {

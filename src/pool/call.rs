@@ -350,7 +350,8 @@ impl<'p> Call<'p> {
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
         let division = plan.divide(pool.workers())?;
-        if division.count == 0 {
+        // Rows that are asked for do not exist then, and it is said so.
+        if division.count == 0 && settings.only.is_none() {
             return Ok(Returned::Nothing(0));
         }
         run_anew(pool, &mut plan, (task, division), Some(&mut settings), stop.as_ref())
