@@ -2,6 +2,7 @@
 //! time to end by themselves, and what was told is never taken for finished.
 #![allow(clippy::unwrap_used, reason = "helpers of tests and tasks")]
 #![allow(clippy::single_range_in_vec_init, reason = "rows that were not finished are a list of ranges")]
+#![expect(unsafe_code, reason = "fork, and init_before_main")]
 
 mod workers;
 
@@ -11,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ndshm::{Call, CancelToken, Chunk, Each, ErrorKind, Param, Pool, SharedArray};
-use workers::{Flags, PATIENCE, assert_whole, raise, wait_for};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use workers::{Flags, PATIENCE, assert_whole, raise, tell, wait_for};
 
 ndshm::init_before_main!();
 
@@ -197,6 +200,40 @@ fn a_call_within_a_task_is_told_of_its_own_end_alone() {
         })
         .unwrap();
     assert_eq!(within, [(true, false)]);
+}
+
+/// Asks in a child of this process; says what has become of the child.
+fn ask_in_a_child(chunk: &Chunk) -> String {
+    // SAFETY: a worker that runs this has no other thread.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let code = i32::from(chunk.is_cancelled());
+            // SAFETY: ends the process.
+            unsafe { nix::libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+            WaitStatus::Exited(_, 0) => "no".to_owned(),
+            other => format!("{other:?}"),
+        },
+    }
+}
+
+// A worker's page is not mapped in a child: it was killed by a signal.
+#[test]
+fn a_child_that_a_task_forks_is_not_told() {
+    let told = one().map((), |(), chunk| ask_in_a_child(chunk)).unwrap();
+    assert_eq!(told, ["no"]);
+    let error = cancelled(&one(), |call, flags| {
+        let outcome = call.try_map(Param(&flags), |flags, chunk| {
+            raise(&flags, "running");
+            assert!(is_told(chunk));
+            tell(&flags, "child", &ask_in_a_child(chunk));
+            Err::<(), _>("in order")
+        });
+        assert_eq!(wait_for(&flags, "child"), "no");
+        outcome.map(drop)
+    });
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }
 
 static SEEN: Mutex<Vec<Chunk>> = Mutex::new(Vec::new());

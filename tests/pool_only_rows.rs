@@ -97,7 +97,7 @@ fn items_are_named_by_their_numbers() {
         assert_eq!(call(&[1..2, 3..4]).unwrap(), [2, 4]);
         assert_eq!(call(&[0..4]).unwrap(), [1, 2, 3, 4]);
         let error = call(&[3..5]).unwrap_err();
-        assert_eq!(error.to_string(), "items 3..5 are to run, but there are 4");
+        assert_eq!(error.to_string(), "items 3..5 are to run, but the call has 4");
         // What does not split has one row.
         assert_eq!(pool.call().only_rows(&[0..1]).map((), |(), chunk| chunk.count()).unwrap(), [1]);
     }
@@ -110,7 +110,7 @@ fn rows_that_are_no_chunks_are_refused_and_nothing_runs() {
         for (rows, why) in [
             (&[1..4][..], "rows 1..4 are to run, but chunks are whole or not at all"),
             (&[0..2, 4..5], "those of 2 rows that they lie in are 4..6"),
-            (&[12..14], "rows 12..14 are to run, but there are 13"),
+            (&[12..14], "rows 12..14 are to run, but the call has 13"),
             (&[], "no rows are to run"),
         ] {
             let error = count(&pool, &mut array, rows).unwrap_err();
@@ -121,6 +121,19 @@ fn rows_that_are_no_chunks_are_refused_and_nothing_runs() {
         }
         assert!(!array.is_poisoned());
         assert_eq!(array.read().unwrap().sum(), 0);
+    }
+}
+
+#[test]
+fn rows_of_an_array_without_any_are_refused_too() {
+    for pool in [two(), Pool::serial()] {
+        let mut array = SharedArray::<u32, _>::zeros(0).unwrap();
+        for (rows, why) in [(&[0..2][..], "rows 0..2 are to run, but the call has 0"), (&[], "no rows are to run")] {
+            let error = count(&pool, &mut array, rows).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        assert_eq!(pool.map(array.chunks(), |_, _| 1).unwrap(), []);
     }
 }
 

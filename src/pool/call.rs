@@ -119,8 +119,8 @@ impl<'p> Call<'p> {
     /// With retries the death of a worker does not end the call: the others go on and another worker takes its place. The
     /// lost chunks run when all others have ended, and after the dead workers were reaped, so that no two workers ever
     /// have the same chunk. [`Progress::workers_lost`] tells how many have died. A task that panics or returns an error is
-    /// not run again and ends the call as always. Where every chunk has succeeded in the end, arrays are not poisoned; otherwise the error says how often workers have died
-    /// over the chunk. [`Pool::serial`] has no workers that could die.
+    /// not run again and ends the call as always. Where every chunk has succeeded in the end, arrays are not poisoned;
+    /// otherwise the error says how often workers have died over the chunk. [`Pool::serial`] has no workers that could die.
     ///
     /// # Examples
     ///
@@ -156,7 +156,9 @@ impl<'p> Call<'p> {
     /// later, wants `.rows(n)`. For [`Each`](super::Each) rows are the numbers of its items.
     ///
     /// What was lent to the failed call for writing is [poisoned](crate::SharedArray::clear_poison) where rows may be half
-    /// written; as for [`retries`](Self::retries), the tasks have to come out right all the same.
+    /// written, and no call takes it until that is cleared; as for [`retries`](Self::retries), the tasks have to come out
+    /// right all the same. What the chunks that a failed `map` has finished returned is gone with it: who goes on by rows
+    /// has the tasks write their results into an array.
     ///
     /// # Errors
     ///
@@ -208,8 +210,8 @@ impl<'p> Call<'p> {
     /// short: their workers, be they stuck, stopped or just slow, are killed, and the arrays that were lent for writing are
     /// poisoned.** So a call whose tasks take longer than 100 ms wants a longer grace. When the killed are reaped and replaced,
     /// the call returns [`TimedOut`](ErrorKind::TimedOut), with the rows that are not finished. A deadline cannot promise the
-    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback. In [`Pool::serial`] it is
-    /// looked at between chunks, and where a task [asks](Chunk::is_cancelled).
+    /// end of a worker that the kernel does not kill, such as one that waits for a dead network mount, nor of a callback.
+    /// In [`Pool::serial`] it is looked at between chunks, and where a task [asks](Chunk::is_cancelled).
     ///
     /// # Examples
     ///
@@ -348,7 +350,8 @@ impl<'p> Call<'p> {
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
         let division = plan.divide(pool.workers())?;
-        if division.count == 0 {
+        // Rows that are asked for do not exist then, and it is said so.
+        if division.count == 0 && settings.only.is_none() {
             return Ok(Returned::Nothing(0));
         }
         run_anew(pool, &mut plan, (task, division), Some(&mut settings), stop.as_ref())

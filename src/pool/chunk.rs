@@ -67,7 +67,8 @@ impl Chunk {
     /// in any case does not ask.
     ///
     /// In [`Pool::serial`](super::Pool::serial) this looks at the deadline, the tokens and Ctrl-C themselves. When the task
-    /// is over, the answer to who has kept a clone of its chunk means nothing.
+    /// is over, the answer to who has kept a clone of its chunk means nothing. A child that a task in a worker forks is
+    /// always told `false`.
     ///
     /// # Examples
     ///

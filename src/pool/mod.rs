@@ -71,10 +71,11 @@ use crew::Crew;
 /// Worker processes that run tasks over shared arrays: rayon's ease, with processes.
 ///
 /// A task is a closure that captures nothing, of [what it was given](Args) and its [`Chunk`]; a named function goes in as
-/// `|rows, chunk| step(rows, chunk)`, since its bare name is refused (E0308). Arguments that split do so along their first axis, into 8 chunks a worker by default so that uneven work evens out; since that
-/// number depends on the machine, sums that have to come out the same everywhere want `.rows(n)`. Arrays that split have
-/// to be of one length; those of different lengths are paired chunk by chunk where each has its `.rows(n)`, see [`Args`].
-/// A call locks its arrays, for writing or reading, and returns when every worker is done with them.
+/// `|rows, chunk| step(rows, chunk)`, since its bare name is refused (E0308). Arguments that split do so along their first
+/// axis, into 8 chunks a worker by default so that uneven work evens out; since that number depends on the machine, sums
+/// that have to come out the same everywhere want `.rows(n)`. Arrays that split have to be of one length; those of
+/// different lengths are paired chunk by chunk where each has its `.rows(n)`, see [`Args`]. A call locks its arrays, for
+/// writing or reading, and returns when every worker is done with them.
 ///
 /// Workers are copies of the running program: [`init`](crate::init) has to be called early in `main`, or
 /// [`init_before_main!`](crate::init_before_main) written once in a crate whose `main` is someone else's. A worker runs

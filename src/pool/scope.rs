@@ -65,7 +65,7 @@ impl Division {
         for Range { start, end } in wanted.iter().filter(|rows| !rows.is_empty()) {
             let name = format!("{} {start}..{end}", unit.plural());
             if *end > len {
-                return wrong(format!("{name} are to run, but there are {len}"));
+                return wrong(format!("{name} are to run, but the call has {len}"));
             }
             let whole = start.next_multiple_of(step).min(len);
             if whole != *start || (end % step != 0 && *end != len) {
@@ -115,7 +115,7 @@ mod tests {
             assert!(refused(std::slice::from_ref(&rows)).starts_with(&format!("rows {range} are to run, but chunks")));
         }
         assert!(refused(&[0..10, 15..33]).contains("those of 10 rows that they lie in are 10..40;"));
-        assert!(refused(&[40..44]).contains("but there are 43"));
+        assert!(refused(&[40..44]).contains("but the call has 43"));
         assert!(refused(&[]).starts_with("no rows are to run"));
         assert!(refused(std::slice::from_ref(&(3..3))).starts_with("no rows are to run"));
     }

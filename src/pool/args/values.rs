@@ -11,7 +11,8 @@ use crate::pool::plan::Plan;
 
 /// A value of which every task gets its own copy.
 ///
-/// It travels through serde with the names of its fields, so every attribute of serde works.
+/// It travels through serde with the names of its fields, so every attribute of serde works. The task gets its own, so it
+/// owns what it holds: a `String` or a `Vec` goes in, `&str` and slices do not compile.
 ///
 /// # Examples
 ///
