@@ -381,6 +381,7 @@ fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> 
     args.describe(&mut plan)?;
     let returned = run_planned(pool, &mut plan, task);
     if plan.is_empty() {
+        // To look into each of its vectors for something to be dropped takes longer.
         std::mem::forget(plan);
     }
     returned
@@ -532,6 +533,7 @@ fn run_on_workers(
 ) -> Result<Option<Settled>> {
     let stop = limits.stop;
     let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
+    // In this order, as in `run_again`.
     lock(plan, stop.map(|stop| &**stop))?;
     let mut duty = shared.enter(stop.map(|stop| &**stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {
