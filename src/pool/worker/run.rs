@@ -82,8 +82,10 @@ impl<S: System> Worker<S> {
     #[inline]
     pub(super) fn run_known(&mut self, call: u64, granted: Option<usize>) -> Result<()> {
         let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else { return Ok(()) };
-        let again = noted.replace(known.id) == Some(known.id);
-        Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)
+        let again = noted.take() == Some(known.id);
+        Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)?;
+        *noted = Some(known.id);
+        Ok(())
     }
 
     /// Draws tickets of the call and runs their chunks until there are none left, then finishes it. An error means that
