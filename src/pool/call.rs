@@ -75,8 +75,8 @@ impl<'p> Call<'p> {
     }
 
     /// Calls `progress` in this thread whenever chunks have ended or a worker was lost. Workers go on meanwhile, until they have
-    /// no room for more results. A panic in it ends the call when the
-    /// chunks that run have ended, poisons the arrays that were lent for writing, and goes on from there.
+    /// no room for more results. A panic in it ends the call when the chunks that run have ended, poisons the arrays that were
+    /// lent for writing, and goes on from there.
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
         self.settings().progress = Some(Box::new(progress));
         self
