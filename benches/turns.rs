@@ -30,7 +30,7 @@ use ndshm::{Pool, Reserve, SharedArray};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::{Result, variable};
+use common::{Result, variable, was_peer};
 use place::Place;
 use rival::{Lines, PingPong, Rival, Waiting};
 
@@ -42,10 +42,8 @@ const WARM: u32 = 300;
 const PAUSE: Duration = Duration::from_micros(300);
 
 fn main() -> Result<()> {
-    ndshm::init();
-    if let Some(role) = peer::role()? {
-        let arguments: Vec<_> = role.arguments.iter().map(String::as_str).collect();
-        return rival::answer(&role.kind, &arguments);
+    if was_peer(rival::answer)? {
+        return Ok(());
     }
     if !Place::TwoProcessors.exists()? {
         println!("there are too few processors");

@@ -24,16 +24,23 @@ pub(crate) fn run(
     answer: impl FnOnce(&str, &[&str]) -> Result<()>,
     measure: impl FnOnce(&mut Criterion) -> Result<()>,
 ) -> Result<()> {
-    ndshm::init();
-    if let Some(role) = peer::role()? {
-        let arguments: Vec<_> = role.arguments.iter().map(String::as_str).collect();
-        return answer(&role.kind, &arguments);
+    if was_peer(answer)? {
+        return Ok(());
     }
     // Drawing takes longer than measuring.
     let mut criterion = criterion.without_plots().configure_from_args();
     measure(&mut criterion)?;
     criterion.final_summary();
     Ok(())
+}
+
+/// Early in `main`: this program is also what its pools' workers are, and its peers. Did it answer as one of these?
+pub(crate) fn was_peer(answer: impl FnOnce(&str, &[&str]) -> Result<()>) -> Result<bool> {
+    ndshm::init();
+    let Some(role) = peer::role()? else { return Ok(false) };
+    let arguments: Vec<_> = role.arguments.iter().map(String::as_str).collect();
+    answer(&role.kind, &arguments)?;
+    Ok(true)
 }
 
 /// A group in which every sample has the same number of iterations, so that all of them are short.
