@@ -318,14 +318,20 @@ mod tests {
         assert_eq!((draw(&page, 2, ALIKE[1], 1), draw(&page, 2, ALIKE[1], 1)), (Some(0), None));
     }
 
-    #[test]
-    fn what_was_done_in_one_call_is_not_done_in_another_65536_calls_later() {
-        let page = page(1);
-        let mut writer = Writer::new(&page, 0, ALIKE[0]);
+    /// A worker's side of the first of these calls: chunk 3 has returned nothing, and chunk 4 a number.
+    fn has_done_two(page: &ControlPage) -> Writer<'_> {
+        let mut writer = Writer::new(page, 0, ALIKE[0]);
         let mut record = Record::default();
         assert_eq!(record.numbers.take(&1), Form::Numbers);
         assert!(writer.begin(3));
         assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
+        writer
+    }
+
+    #[test]
+    fn what_was_done_in_one_call_is_not_done_in_another_65536_calls_later() {
+        let page = page(1);
+        let mut writer = has_done_two(&page);
         let noted = page.noted(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), Some(4..5), 0));
         writer.finish();
@@ -341,11 +347,7 @@ mod tests {
     #[test]
     fn what_a_worker_had_done_that_was_killed_before_it_took_that_back_is_not_done_in_a_later_call() {
         let page = page(1);
-        let mut writer = Writer::new(&page, 0, ALIKE[0]);
-        let mut record = Record::default();
-        assert_eq!(record.numbers.take(&1), Form::Numbers);
-        assert!(writer.begin(3));
-        assert_eq!([writer.nothing(3), writer.numbers(4, &mut record)], [Room::Enough; 2]);
+        let _killed = has_done_two(&page);
         page.open(ALIKE[1], 1, 9, false);
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
