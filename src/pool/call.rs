@@ -436,9 +436,7 @@ fn run_again(
 fn leave(mut duty: OnDuty<'_>) {
     let shared = duty.shared;
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
-    if !duty.crew.is_calm() {
-        let _ = duty.crew.replace_dead();
-    }
+    let _ = duty.crew.replace_dead();
     drop(duty);
     // What was dropped by another thread since the crew was last told.
     shared.tell_forgotten_if_idle();
@@ -505,9 +503,9 @@ fn run_anew(
             let limits = Limits { retries, stop };
             run_on_workers(shared, plan, scope, (task, schedule), limits, progress)
         }
-        Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Some),
+        Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Box::new).map(Some),
     };
-    conclude(settled.map(|settled| settled.map(Box::new)), scope, stop)
+    conclude(settled, scope, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
@@ -531,7 +529,7 @@ fn run_on_workers(
     (task, schedule): (TaskRef, Schedule),
     limits: Limits<'_>,
     progress: Option<&mut dyn FnMut(Progress)>,
-) -> Result<Option<Settled>> {
+) -> Result<Option<Box<Settled>>> {
     let stop = limits.stop;
     let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
     // In this order, as in `run_again`.

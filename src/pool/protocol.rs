@@ -29,7 +29,7 @@ use serde_bytes::ByteBuf;
 use super::chunk::Division;
 use super::plan::{BlockUse, Leaf, Plan};
 use super::schedule::Schedule;
-use super::scope::{Scope, Unit};
+use super::scope::Scope;
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use crate::wire::{Packet, open};
@@ -118,13 +118,13 @@ impl CallMessage {
     #[inline]
     pub(crate) fn is(&self, asked: &Asked<'_>) -> bool {
         let same_block = |(of, asked): (&(u64, bool), &BlockUse<'_>)| *of == asked.named();
-        self.division() == asked.division
+        self.division() == asked.scope.division
             && self.schedule == asked.schedule
             && self.blocks.len() == asked.blocks.len()
             && self.blocks.iter().zip(asked.blocks).all(same_block)
             && self.leaves.len() == asked.leaves.len()
             && self.leaves.iter().zip(asked.leaves).all(|(of, asked)| of == asked)
-            && self.left.as_deref() == asked.only
+            && self.left.as_deref() == asked.scope.only
     }
 
     /// From how many of so many workers' shares one takes tickets that has none of its own any more. What is left after a
@@ -145,10 +145,7 @@ impl CallMessage {
 #[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) task: TaskRef,
-    pub(crate) division: Division,
-    pub(crate) unit: Unit,
-    /// The chunks that are to run, where that is not each of them.
-    pub(crate) only: Option<&'a [usize]>,
+    pub(crate) scope: Scope<'a>,
     pub(crate) schedule: Schedule,
     pub(crate) blocks: &'a [BlockUse<'a>],
     pub(crate) leaves: &'a [Leaf],
@@ -157,17 +154,12 @@ pub(crate) struct Asked<'a> {
 impl<'a> Asked<'a> {
     #[inline]
     pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, scope: Scope<'a>, schedule: Schedule) -> Self {
-        let Scope { division, unit, only } = scope;
-        Self { task, division, unit, only, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
-    }
-
-    pub(crate) fn scope(&self) -> Scope<'a> {
-        Scope { division: self.division, unit: self.unit, only: self.only }
+        Self { task, scope, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
     }
 
     /// Written down, for the call of that number.
     pub(crate) fn message(&self, call: u64) -> Result<CallMessage> {
-        let Division { count, rows, len } = self.division;
+        let Division { count, rows, len } = self.scope.division;
         let task = self.task.address()?;
         let blocks = self.blocks.iter().map(BlockUse::named).collect();
         Ok(CallMessage {
@@ -178,7 +170,7 @@ impl<'a> Asked<'a> {
             len,
             blocks,
             leaves: self.leaves.to_vec(),
-            left: self.only.map(<[usize]>::to_vec),
+            left: self.scope.only.map(<[usize]>::to_vec),
             schedule: self.schedule,
         })
     }

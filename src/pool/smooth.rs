@@ -24,29 +24,19 @@ pub(crate) fn run<'c, S: System>(
     asked: &'c Asked<'c>,
     limits: Limits<'c>,
     progress: Option<&mut dyn FnMut(Progress)>,
-) -> Result<Result<Option<Settled>>> {
-    if limits.stop.is_none()
-        && progress.is_none()
-        && let Some(id) = crew.know(asked)
-    {
-        return Ok(run_known(crew, asked, limits.retries, id).map(|settled| settled.map(|settled| *settled)));
+) -> Result<Result<Option<Box<Settled>>>> {
+    let nobody_looks = limits.stop.is_none() && progress.is_none();
+    if nobody_looks && let Some(id) = crew.know(asked) {
+        return Ok(run_known(crew, asked, limits.retries, id));
     }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
-    let Some(id) =
-        described.filter(|_| crew.is_whole() && limits.stop.is_none() && progress.is_none() && asked.only.is_none())
-    else {
+    let Some(id) = described.filter(|_| crew.is_whole() && nobody_looks && asked.scope.only.is_none()) else {
         let running = Running::start_described(crew, asked, limits, (call, described))?;
-        return Ok(running.finish(progress).map(Some));
+        return Ok(running.finish(progress).map(Box::new).map(Some));
     };
-    let participants = asked.division.count.min(crew.len());
-    crew.lend_first(participants, asked.blocks)?;
-    let smooth = Smooth { crew: Some(crew), asked, retries: limits.retries, call, id, participants };
-    if smooth.is_all() {
-        smooth.end();
-        return Ok(Ok(None));
-    }
-    Ok(smooth.rest())
+    crew.lend_first(asked.scope.division.count.min(crew.len()), asked.blocks)?;
+    Ok(Smooth::new(crew, asked, limits.retries, (call, id)).finish())
 }
 
 /// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
@@ -58,13 +48,8 @@ pub(crate) fn run_known<'c, S: System>(
     retries: u32,
     id: u64,
 ) -> Result<Option<Box<Settled>>> {
-    let (call, participants) = (crew.next_call(), asked.division.count.min(crew.len()));
-    let smooth = Smooth { crew: Some(crew), asked, retries, call, id, participants };
-    if smooth.is_all() {
-        smooth.end();
-        return Ok(None);
-    }
-    smooth.rest().map(|settled| settled.map(Box::new))
+    let call = crew.next_call();
+    Smooth::new(crew, asked, retries, (call, id)).finish()
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
@@ -80,16 +65,25 @@ struct Smooth<'c, S: System> {
 }
 
 impl<'c, S: System> Smooth<'c, S> {
-    /// What became of it where that was not all.
-    #[cold]
-    fn rest(mut self) -> Result<Option<Settled>> {
-        self.take_up().map_or(Ok(None), |running| running.finish(None).map(Some))
+    #[inline]
+    fn new(crew: &'c mut Crew<S>, asked: &'c Asked<'c>, retries: u32, (call, id): (u64, u64)) -> Self {
+        let participants = asked.scope.division.count.min(crew.len());
+        Self { crew: Some(crew), asked, retries, call, id, participants }
     }
 
-    /// The call went as most do.
     #[inline]
-    fn end(self) {
-        std::mem::forget(self);
+    fn finish(self) -> Result<Option<Box<Settled>>> {
+        if self.is_all() {
+            std::mem::forget(self);
+            return Ok(None);
+        }
+        self.rest()
+    }
+
+    /// What became of it where that was not all.
+    #[cold]
+    fn rest(mut self) -> Result<Option<Box<Settled>>> {
+        self.take_up().map_or(Ok(None), |running| running.finish(None).map(Box::new).map(Some))
     }
 
     /// Tells the workers, and waits until they have finished or there is something else to be looked at. Is that all that
@@ -98,7 +92,7 @@ impl<'c, S: System> Smooth<'c, S> {
     fn is_all(&self) -> bool {
         let Some(crew) = &self.crew else { return false };
         let (page, call, participants, tickets) =
-            (crew.page(), self.call, self.participants, self.asked.division.count);
+            (crew.page(), self.call, self.participants, self.asked.scope.division.count);
         page.open(call, participants, tickets, true);
         for index in 0..participants {
             page.announce(index, call, self.id, Some(granted(tickets, participants, index)));

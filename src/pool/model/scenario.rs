@@ -24,7 +24,7 @@ use crate::pool::protocol::Asked;
 use crate::pool::results::Results;
 use crate::pool::running::Limits;
 use crate::pool::schedule::Schedule;
-use crate::pool::scope::Unit;
+use crate::pool::scope::{Scope, Unit};
 use crate::pool::smooth;
 use crate::pool::tally::Settled;
 use crate::pool::task::{Fallible, TaskRef};
@@ -315,9 +315,7 @@ fn parent(machine: &Machine) {
         let division = Division { count: returns.len(), rows: 1, len: returns.len() };
         let asked = Asked {
             task,
-            division,
-            unit: Unit::Rows,
-            only: None,
+            scope: Scope { division, unit: Unit::Rows, only: None },
             schedule: scenario.schedule,
             blocks: &blocks,
             leaves: &leaves,
@@ -327,11 +325,10 @@ fn parent(machine: &Machine) {
         let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut tell) } else { None };
         let before = crew.last_call();
         let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
-        let settled = settled.expect("no process was forked").unwrap_or_else(|| Settled {
-            results: Results::of_nothing(returns.len()),
-            failure: None,
-            cut_short: false,
-        });
+        let settled = settled.expect("no process was forked").map_or_else(
+            || Settled { results: Results::of_nothing(returns.len()), failure: None, cut_short: false },
+            |settled| *settled,
+        );
         machine.stoppable.set(false);
         machine.stage.check(&settled, scenario.retries, machine.reasons());
         if let Some(rounds) = crew.last_call().checked_sub(before) {

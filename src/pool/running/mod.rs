@@ -148,7 +148,7 @@ impl<'c, S: System> Running<'c, S> {
             quiet: Duration::ZERO,
             participants: std::mem::take(&mut crew.participants),
             blocks: asked.blocks,
-            tally: Tally::new(asked.scope()),
+            tally: Tally::new(asked.scope),
             limits,
             stopping: Stopping::No,
             losses: None,

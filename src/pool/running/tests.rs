@@ -10,7 +10,7 @@ use crate::pool::control::MAX_CALL;
 use crate::pool::crew::CrewOptions;
 use crate::pool::plan::Plan;
 use crate::pool::schedule::Schedule;
-use crate::pool::scope::Unit;
+use crate::pool::scope::{Scope, Unit};
 use crate::pool::task::{Plain, TaskRef};
 
 fn crew(workers: usize) -> Crew {
@@ -23,9 +23,7 @@ fn asked<'a, A: Args>(crew: &Crew, plan: &'a mut Plan<'_>, task: fn(A::Views<'_>
     let task = TaskRef::new::<A, u32, Plain>(task);
     Asked {
         task,
-        division,
-        unit: Unit::Rows,
-        only: None,
+        scope: Scope { division, unit: Unit::Rows, only: None },
         schedule: Schedule::Dynamic,
         blocks: &plan.blocks,
         leaves: &plan.leaves,

@@ -163,9 +163,8 @@ impl<S: System> Worker<S> {
             self.call = call;
             worked = true;
             let is_known = self.known.as_ref().is_some_and(|known| known.id == id);
-            if let Err(error) =
-                if is_known { Ok(()) } else { self.learn(id) }.and_then(|()| self.run_known(call, granted))
-            {
+            let known = if is_known { Ok(()) } else { self.learn(id) };
+            if let Err(error) = known.and_then(|()| self.run_known(call, granted)) {
                 self.refuse(call, &error);
             }
         }

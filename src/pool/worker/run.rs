@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{Desk, Kept, SLEEP, Worker, ending, panics};
+use super::{CONFUSED, Desk, Kept, SLEEP, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{note_lent, note_lent_again};
@@ -81,7 +81,10 @@ impl<S: System> Worker<S> {
     /// Runs a call that does what is known, see [`run`](Self::run).
     #[inline]
     pub(super) fn run_known(&mut self, call: u64, granted: Option<usize>) -> Result<()> {
-        let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else { return Ok(()) };
+        let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else {
+            // It was learnt just now; a call that nobody finishes would be waited for.
+            S::exit(CONFUSED)
+        };
         let again = noted.take() == Some(known.id);
         Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)?;
         *noted = Some(known.id);
