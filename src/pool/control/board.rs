@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use super::bell::{ring, sleep_until, spin_until};
-use super::words::{Word, Words};
+use super::words::{PLACES, Word, Words};
 
 const SMALL_BITS: u32 = 24;
 const SMALL: u64 = (1 << SMALL_BITS) - 1;
@@ -36,8 +36,6 @@ pub(super) fn onward(place: Place, bytes: usize) -> Place {
 pub(super) fn ahead(from: Place, to: Place) -> usize {
     to.wrapping_sub(from) & MAX_BYTES
 }
-
-pub(super) const PLACES: usize = 8;
 
 // Lines of the page as a whole, of one word each.
 const CLOSED: usize = 0;
@@ -152,14 +150,20 @@ impl<W: Words> Board<W> {
 
     #[inline]
     fn of_all(&self, line: usize) -> &W::Word {
-        self.words.word(line, 0)
+        let [word, ..] = self.words.line(line);
+        word
     }
 
-    /// A worker that is none would have lines past the last one, which [`Words::word`] refuses.
     #[inline]
     fn of(&self, worker: usize, line: usize, place: usize) -> &W::Word {
+        &self.line_of(worker, line)[place]
+    }
+
+    /// A worker that is none would have lines past the last one, which [`Words::line`] refuses.
+    #[inline]
+    fn line_of(&self, worker: usize, line: usize) -> &[W::Word; PLACES] {
         debug_assert!(worker < self.workers, "worker {worker} of {} has no words", self.workers);
-        self.words.word(WORKERS + worker * LINES_A_WORKER + line, place)
+        self.words.line(WORKERS + worker * LINES_A_WORKER + line)
     }
 
     // Calls, by the parent.

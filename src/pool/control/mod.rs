@@ -104,19 +104,20 @@ use nix::fcntl::SealFlag;
 
 use area::Area;
 pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS, granted};
-use board::{Board, MAX_BYTES, PLACES};
+use board::{Board, MAX_BYTES};
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use records::{Record, Room, Writer, value_at};
-#[cfg(test)]
-pub(crate) use words::Word;
 pub(crate) use words::{Memory, Words};
+#[cfg(test)]
+pub(crate) use words::{PLACES, Word};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{copy_in, copy_out, put_words};
 use crate::sys::map::{Access, Mapping};
 use crate::sys::{file, memfd, space};
 
-const LINE: usize = PLACES * size_of::<u64>();
+/// What travels between processors at a time, in bytes.
+const LINE: usize = 64;
 
 /// The page as one process sees it.
 pub(crate) struct ControlPage<M = Mapped> {
@@ -135,12 +136,13 @@ impl Words for Mapped {
     type Word = AtomicU64;
 
     #[inline]
-    fn word(&self, line: usize, place: usize) -> &AtomicU64 {
-        assert!(line < self.lines && place < PLACES, "word {place} of line {line} is none of the page's");
-        // SAFETY: the word lies inside the mapping by the invariant and the assertion.
-        let word = unsafe { self.mapping.ptr().add(line * LINE + place * size_of::<u64>()) };
-        // SAFETY: mapped for as long as `self` lives, aligned to 8 bytes, and only ever used atomically.
-        unsafe { AtomicU64::from_ptr(word.cast().as_ptr()) }
+    fn line(&self, line: usize) -> &[AtomicU64; words::PLACES] {
+        const { assert!(words::PLACES * size_of::<AtomicU64>() <= LINE) };
+        assert!(line < self.lines, "line {line} is none of the page's");
+        // SAFETY: the line lies inside the mapping by the invariant and the assertion.
+        let words = unsafe { self.mapping.ptr().add(line * LINE) };
+        // SAFETY: mapped for as long as `self` lives, aligned to a line, and only ever used as atomic words.
+        unsafe { words.cast().as_ref() }
     }
 }
 

@@ -25,11 +25,18 @@ pub(crate) trait Word {
     fn fence();
 }
 
+/// How many words of a line are used.
+pub(crate) const PLACES: usize = 5;
+
 /// Words by line and place in the line; what is on one line travels between processors together.
 pub(crate) trait Words {
     type Word: Word;
 
-    fn word(&self, line: usize, place: usize) -> &Self::Word;
+    /// The words of a line.
+    ///
+    /// # Panics
+    /// Where there is no such line.
+    fn line(&self, line: usize) -> &[Self::Word; PLACES];
 
     /// How many tickets a worker draws at a time that has so many left to draw; at least one. What is drawn is nobody
     /// else's any more, so most are left for those who come.

@@ -9,10 +9,8 @@ use super::checker::{self, Region, Thread};
 use super::life::{Life, die};
 use super::steps::{self, mix};
 use super::{scenario, trace};
-use crate::pool::control::{ControlPage, Memory, Word, Words};
+use crate::pool::control::{ControlPage, Memory, PLACES, Word, Words};
 
-/// The words of a line that are used at all.
-const WORDS_OF_A_LINE: usize = 5;
 /// More of them are not looked at.
 const MESSAGES: usize = 8;
 const EIGHT: usize = size_of::<u64>();
@@ -131,7 +129,7 @@ impl<T: Default + Clone + AsRef<[u8]>> Area<T> {
 
 /// What parent and workers share.
 pub(super) struct Page {
-    lines: Vec<Vec<Rc<Cell>>>,
+    lines: Vec<[Rc<Cell>; PLACES]>,
     description: Area<Vec<u8>>,
     description_at: usize,
     results: Vec<Area<[u8; EIGHT]>>,
@@ -142,7 +140,7 @@ impl Page {
     pub(super) fn new(workers: usize) -> Self {
         type Control = ControlPage<Seen>;
         let word = |line, place| if Control::counts_messages(line, place) { Cell::counting() } else { Cell::new() };
-        let line = |line| (0..WORDS_OF_A_LINE).map(|place| Rc::new(word(line, place))).collect();
+        let line = |line| std::array::from_fn(|place| Rc::new(word(line, place)));
         let description_at = Control::description_offset(workers);
         Self {
             lines: (0..Control::lines(workers)).map(line).collect(),
@@ -157,7 +155,7 @@ impl Page {
 /// The page as one process sees it: whatever it does there is a step of its life.
 pub(super) struct Seen {
     page: Rc<Page>,
-    lines: Vec<Vec<SeenWord>>,
+    lines: Vec<[SeenWord; PLACES]>,
     life: Rc<Life>,
 }
 
@@ -174,7 +172,7 @@ impl Seen {
             place: (line, place),
             life: Rc::clone(life),
         };
-        let words = |(at, line): (usize, &Vec<_>)| line.iter().enumerate().map(|cell| word(at, cell)).collect();
+        let words = |(at, line): (usize, &[_; PLACES])| std::array::from_fn(|place| word(at, (place, &line[place])));
         let lines = page.lines.iter().enumerate().map(words).collect();
         Self { page, lines, life: Rc::clone(life) }
     }
@@ -183,8 +181,8 @@ impl Seen {
 impl Words for Seen {
     type Word = SeenWord;
 
-    fn word(&self, line: usize, place: usize) -> &SeenWord {
-        &self.lines[line][place]
+    fn line(&self, line: usize) -> &[SeenWord; PLACES] {
+        &self.lines[line]
     }
 
     fn portion(&self, left: usize, _most: usize) -> usize {
