@@ -8,6 +8,7 @@
 //! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `member`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `told`, `again` | a call that is like the one before it |
 //! | `smooth` | the same for calls that nothing comes of but that they are done |
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
@@ -17,6 +18,7 @@
 //! | `bar` | how far a call is, on a terminal |
 //! | `serial` | the same calls without worker processes |
 
+mod again;
 pub(crate) mod args;
 #[cfg(feature = "progress")]
 mod bar;
@@ -42,6 +44,7 @@ mod smooth;
 mod system;
 mod tally;
 mod task;
+pub(crate) mod told;
 mod watch;
 pub(crate) mod worker;
 
@@ -489,6 +492,24 @@ impl Shared {
         let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
+    }
+
+    /// The same where nothing is in the way; `None` says nothing of what is.
+    #[inline]
+    fn enter_at_once(&self) -> Option<OnDuty<'_>> {
+        if self.epoch != epoch() {
+            return None;
+        }
+        // A call that runs on this thread has it.
+        let crew = match self.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
+        let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
+        self.tell_forgotten(&mut duty.crew);
+        Some(duty)
     }
 
     fn lock_crew_unless(&self, stop: &Stop) -> Result<MutexGuard<'_, Crew>> {

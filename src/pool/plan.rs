@@ -47,7 +47,7 @@ pub(crate) struct ArrayLeaf {
 pub struct Plan<'p> {
     pub(crate) leaves: SmallVec<[Leaf; 4]>,
     pub(crate) blocks: SmallVec<[BlockUse<'p>; 4]>,
-    splits: SmallVec<[SplitUse; 4]>,
+    pub(super) splits: SmallVec<[SplitUse; 4]>,
 }
 
 /// One block that a call uses, however many of its arguments lie in it.
@@ -75,6 +75,18 @@ impl BlockUse<'_> {
         Ok(())
     }
 
+    /// Locks it where that is possible at once; where it is not, somebody else says why.
+    #[inline]
+    pub(super) fn lock_at_once(&mut self) -> bool {
+        let mode = match self.access {
+            BlockAccess::Frozen => return true,
+            BlockAccess::Read => Mode::Shared,
+            BlockAccess::Write => Mode::Exclusive,
+        };
+        self.held = self.core.lock_quickly(mode, Via::Lending);
+        self.held.is_some()
+    }
+
     /// How workers are told of it: by its serial, and whether it is written.
     #[inline]
     pub(crate) fn named(&self) -> (u64, bool) {
@@ -91,11 +103,12 @@ pub(crate) enum BlockAccess {
 }
 
 /// An argument that splits.
-struct SplitUse {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitUse {
     leaf: usize,
-    axis: usize,
+    pub(super) axis: usize,
     len: usize,
-    rows: Option<usize>,
+    pub(super) rows: Option<usize>,
     /// Not an array but items, one a chunk.
     items: bool,
 }
@@ -104,6 +117,16 @@ impl SplitUse {
     fn extent(&self) -> String {
         let (len, noun) = (self.len, if self.items { "item" } else { "row" });
         if len == 1 { format!("1 {noun}") } else { format!("{len} {noun}s") }
+    }
+}
+
+/// What chunks consist of that arguments are split into.
+#[inline]
+pub(super) fn unit_of(splits: &[SplitUse]) -> Unit {
+    match splits.first() {
+        None => Unit::Whole,
+        Some(lead) if lead.items => Unit::Items,
+        Some(_) => Unit::Rows,
     }
 }
 
@@ -116,12 +139,6 @@ impl fmt::Debug for Plan<'_> {
 impl<'p> Plan<'p> {
     pub(crate) fn new() -> Self {
         Self { leaves: SmallVec::new(), blocks: SmallVec::new(), splits: SmallVec::new() }
-    }
-
-    /// Is there nothing to it, so that nothing has to be dropped?
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.leaves.is_empty() && self.blocks.is_empty() && self.splits.is_empty()
     }
 
     pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
@@ -193,11 +210,7 @@ impl<'p> Plan<'p> {
 
     /// What chunks consist of.
     pub(super) fn unit(&self) -> Unit {
-        match self.splits.first() {
-            None => Unit::Whole,
-            Some(lead) if lead.items => Unit::Items,
-            Some(_) => Unit::Rows,
-        }
+        unit_of(&self.splits)
     }
 
     fn divide_splits(&mut self, workers: usize) -> Result<Division> {

@@ -9,8 +9,10 @@ use std::cell::Cell;
 use super::chunk::Progress;
 use super::control::granted;
 use super::crew::Crew;
+use super::plan::BlockUse;
 use super::protocol::Asked;
 use super::running::{Limits, Running, UNEASE};
+use super::scope::Scope;
 use super::system::System;
 use super::tally::Settled;
 use crate::error::Result;
@@ -27,7 +29,7 @@ pub(crate) fn run<'c, S: System>(
 ) -> Result<Result<Option<Box<Settled>>>> {
     let nobody_looks = limits.stop.is_none() && progress.is_none();
     if nobody_looks && let Some(id) = crew.know(asked) {
-        return Ok(run_known(crew, asked, limits.retries, id));
+        return Ok(run_known(crew, (asked.scope, asked.blocks), limits.retries, id));
     }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
@@ -36,7 +38,7 @@ pub(crate) fn run<'c, S: System>(
         return Ok(running.finish(progress).map(Box::new).map(Some));
     };
     crew.lend_first(asked.scope.division.count.min(crew.len()), asked.blocks)?;
-    Ok(Smooth::new(crew, asked, limits.retries, (call, id)).finish())
+    Ok(Smooth::new(crew, (asked.scope, asked.blocks), limits.retries, (call, id)).finish())
 }
 
 /// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
@@ -44,19 +46,20 @@ pub(crate) fn run<'c, S: System>(
 #[inline]
 pub(crate) fn run_known<'c, S: System>(
     crew: &'c mut Crew<S>,
-    asked: &'c Asked<'c>,
+    lent: (Scope<'c>, &'c [BlockUse<'c>]),
     retries: u32,
     id: u64,
 ) -> Result<Option<Box<Settled>>> {
     let call = crew.next_call();
-    Smooth::new(crew, asked, retries, (call, id)).finish()
+    Smooth::new(crew, lent, retries, (call, id)).finish()
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
 struct Smooth<'c, S: System> {
     /// `None` once somebody goes on with the call.
     crew: Option<&'c mut Crew<S>>,
-    asked: &'c Asked<'c>,
+    scope: Scope<'c>,
+    blocks: &'c [BlockUse<'c>],
     retries: u32,
     call: u64,
     id: u64,
@@ -66,9 +69,14 @@ struct Smooth<'c, S: System> {
 
 impl<'c, S: System> Smooth<'c, S> {
     #[inline]
-    fn new(crew: &'c mut Crew<S>, asked: &'c Asked<'c>, retries: u32, (call, id): (u64, u64)) -> Self {
-        let participants = asked.scope.division.count.min(crew.len());
-        Self { crew: Some(crew), asked, retries, call, id, participants }
+    fn new(
+        crew: &'c mut Crew<S>,
+        (scope, blocks): (Scope<'c>, &'c [BlockUse<'c>]),
+        retries: u32,
+        (call, id): (u64, u64),
+    ) -> Self {
+        let participants = scope.division.count.min(crew.len());
+        Self { crew: Some(crew), scope, blocks, retries, call, id, participants }
     }
 
     #[inline]
@@ -92,7 +100,7 @@ impl<'c, S: System> Smooth<'c, S> {
     fn is_all(&self) -> bool {
         let Some(crew) = &self.crew else { return false };
         let (page, call, participants, tickets) =
-            (crew.page(), self.call, self.participants, self.asked.scope.division.count);
+            (crew.page(), self.call, self.participants, self.scope.division.count);
         page.open(call, participants, tickets, true);
         for index in 0..participants {
             page.announce(index, call, self.id, Some(granted(tickets, participants, index)));
@@ -120,7 +128,7 @@ impl<'c, S: System> Smooth<'c, S> {
     fn take_up(&mut self) -> Option<Running<'c, S>> {
         let limits = Limits { retries: self.retries, stop: None };
         let crew = self.crew.take()?;
-        Some(Running::go_on(crew, self.asked, limits, (self.call, self.id), self.participants))
+        Some(Running::go_on(crew, (self.scope, self.blocks), limits, (self.call, self.id), self.participants))
     }
 }
 
