@@ -124,4 +124,8 @@ impl Share for All<'_> {
         let noted = self.tally.note_failed(chunk, &failure);
         self.note(noted);
     }
+
+    fn next_call(&mut self) -> Option<Ending> {
+        None
+    }
 }

@@ -50,6 +50,10 @@ pub(crate) trait Share {
 
     /// The chunk has failed.
     fn failed(&mut self, chunk: usize, failure: TaskFailure, record: &mut Record);
+
+    /// There are no more chunks of the call: nothing of it is touched any more. Where another one that asks the same comes
+    /// next, its chunks follow, and this is where it stands whether that is to end.
+    fn next_call(&mut self) -> Option<Ending>;
 }
 
 /// The constant that stands for one instance of [`run`] in the executable's data.
@@ -136,7 +140,8 @@ impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
         &TaskEntry { magic: MAGIC, types: mix(mix(mark_of::<R>(K::TAG), A::TYPES), MAGIC), run: run::<A, R, K> };
 }
 
-/// Calls the task for every chunk of `share`. What its arguments are is found out once.
+/// Calls the task for every chunk of `share`, in one call after another for as long as they ask the same. What the
+/// task's arguments are is found out once.
 ///
 /// # Safety
 /// `function` is the address of a `Task<A, R>`; for the cursor and the chunks as for [`Args::take`].
@@ -151,20 +156,27 @@ unsafe fn run<A: Args, R, K: Kind<R>>(
     let found = A::find(cursor);
     let division = share.division();
     let mut chunk = Chunk::of_call(division, share.ending());
-    while let Some(index) = share.next() {
-        chunk.go_to(index, division);
-        let ended = match &found {
-            Ok(found) => ended(|| {
-                // SAFETY: found right here; the rest is passed on.
-                let views = unsafe { A::take(found, index) };
-                let views = views.map_err(|error| TaskFailure::Broken(error.to_string()))?;
-                K::report(task(views, &chunk), record)
-            }),
-            Err(error) => Err(TaskFailure::Broken(error.to_string())),
-        };
-        match ended {
-            Ok(form) => share.done(index, form, record),
-            Err(failure) => share.failed(index, failure, record),
+    loop {
+        while let Some(index) = share.next() {
+            chunk.go_to(index, division);
+            let ended = match &found {
+                Ok(found) => ended(|| {
+                    // SAFETY: found right here; the rest is passed on. The views are gone when the task returns, which
+                    // is given them for any lifetime.
+                    let views = unsafe { A::take(found, index) };
+                    let views = views.map_err(|error| TaskFailure::Broken(error.to_string()))?;
+                    K::report(task(views, &chunk), record)
+                }),
+                Err(error) => Err(TaskFailure::Broken(error.to_string())),
+            };
+            match ended {
+                Ok(form) => share.done(index, form, record),
+                Err(failure) => share.failed(index, failure, record),
+            }
+        }
+        match share.next_call() {
+            Some(ending) => chunk.go_to_call(ending),
+            None => break,
         }
     }
 }

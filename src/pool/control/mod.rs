@@ -234,7 +234,7 @@ impl<M: Memory> ControlPage<M> {
 
     /// A worker's area.
     fn area(&self, worker: usize) -> Area<'_, M> {
-        Area::new(self, worker, self.results_offset(worker))
+        Area::new(self, self.results_offset(worker))
     }
 
     #[inline]

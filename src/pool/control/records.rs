@@ -131,6 +131,8 @@ pub(crate) struct Writer<'p, M: Memory = Mapped> {
     written: Place,
     taken: Place,
     done: Range<usize>,
+    /// Whether that was noted before the end of the call.
+    noted_done: bool,
     /// What is open behind that, and its names.
     run: Option<Run>,
     names: [&'static str; MOST],
@@ -146,12 +148,28 @@ impl<'p, M: Memory> Writer<'p, M> {
             written: 0,
             taken: 0,
             done: 0..0,
+            noted_done: false,
             run: None,
             names: [""; MOST],
             had_run: false,
         }
     }
 
+    /// Goes on to a later call, after this one was [finished](Self::finish).
+    #[inline]
+    pub(crate) fn go_to_call(&mut self, call: u64) {
+        (self.written, self.taken, self.done) = (0, 0, 0..0);
+        (self.noted_done, self.had_run) = (false, false);
+        self.marks.go_to_call(call);
+    }
+
+    /// The words of the call that it writes of.
+    #[inline]
+    pub(crate) fn marks(&self) -> &Marks<'p, M> {
+        &self.marks
+    }
+
+    #[inline]
     pub(crate) fn call(&self) -> u64 {
         self.marks.call()
     }
@@ -165,6 +183,14 @@ impl<'p, M: Memory> Writer<'p, M> {
     /// Has the parent read more than was known when there was no room?
     pub(crate) fn has_more_room(&self) -> bool {
         self.marks.taken() != self.taken
+    }
+
+    /// The call's only chunk here is done and returned nothing, and the call is finished next.
+    ///
+    /// A worker that is killed in between has not said that the chunk is done.
+    #[inline]
+    pub(crate) fn nothing_at_all(&mut self, chunk: usize) {
+        self.done = chunk..chunk + 1;
     }
 
     /// A chunk is done and returned nothing.
@@ -183,6 +209,7 @@ impl<'p, M: Memory> Writer<'p, M> {
             self.done = chunk..chunk + 1;
         }
         self.marks.note_done(&self.done);
+        self.noted_done = true;
         Room::Enough
     }
 
@@ -287,14 +314,14 @@ impl<'p, M: Memory> Writer<'p, M> {
         }
     }
 
-    /// The call is over for this worker: nothing of it is touched any more. By reference, as it takes long to move.
+    /// The call is over for this worker: nothing of it is touched any more.
     #[inline]
     pub(crate) fn finish(&mut self) {
         if self.had_run {
             self.close_run();
             self.marks.forget_numbers();
         }
-        self.area.page.note_finished(self.area.worker, self.marks.call(), &self.done, self.written);
+        self.marks.note_finished(&self.done, self.written, self.noted_done);
     }
 }
 

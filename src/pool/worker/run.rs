@@ -1,7 +1,6 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{CONFUSED, Desk, Kept, SLEEP, Worker, ending, panics};
+use super::{Blocks, CONFUSED, Desk, Kept, SLEEP, Told, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{note_lent, note_lent_again};
+use crate::memory::{NotedLent, note_lent, note_lent_again};
 use crate::pool::args::{Cursor, MappedBlock};
 use crate::pool::chunk::{Division, Ending};
 use crate::pool::control::{Record, Room, Writer};
@@ -21,7 +20,7 @@ use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, 
 use crate::pool::system::System;
 use crate::pool::task::{Share, TaskRef};
 use crate::sys::file::FileId;
-use crate::sys::fork::{Epoch, epoch};
+use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 use crate::sys::process::is_hung_up;
@@ -78,15 +77,15 @@ impl Pace {
 }
 
 impl<S: System> Worker<S> {
-    /// Runs a call that does what is known, see [`run`](Self::run).
-    #[inline]
+    /// Runs a call that does what is known, and those that follow it and do so too, see [`run`](Self::run).
     pub(super) fn run_known(&mut self, call: u64, granted: Option<usize>) -> Result<()> {
-        let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else {
+        let Self { desk, told, blocks, leaving, record, noted, known: Some(known) } = self else {
             // It was learnt just now; a call that nobody finishes would be waited for.
             S::exit(CONFUSED)
         };
         let again = noted.take() == Some(known.id);
-        Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)?;
+        let tools = Tools { desk, told, blocks, leaving };
+        tools.run((call, granted), (known.task, &known.message), Some(known.id), again, record)?;
         *noted = Some(known.id);
         Ok(())
     }
@@ -95,58 +94,59 @@ impl<S: System> Worker<S> {
     /// none was drawn.
     #[cold]
     pub(super) fn run(&mut self, task: TaskRef, message: &CallMessage) -> Result<()> {
-        let Self { desk, blocks, leaving, record, noted, .. } = self;
+        let Self { desk, told, blocks, leaving, record, noted, .. } = self;
         *noted = None;
-        Tools { desk, blocks, leaving, record }.run((message.call, None), task, message, false)
+        let tools = Tools { desk, told, blocks, leaving };
+        tools.run((message.call, None), (task, message), None, false, record)
     }
 }
 
 /// What a worker works with.
 struct Tools<'w, S: System> {
     desk: &'w Desk<S>,
+    told: &'w mut Told,
     blocks: &'w Blocks,
     leaving: &'w mut Vec<Result<Kept>>,
-    record: &'w mut Record,
 }
 
 impl<S: System> Tools<'_, S> {
-    /// See [`Worker::run`]. `again` where the call before lent the same blocks.
-    #[inline]
+    /// See [`Worker::run`]. `id` is the number of the call's description, where that has one; `again` where the call before
+    /// lent the same blocks.
     fn run(
         self,
         (call, granted): (u64, Option<usize>),
-        task: TaskRef,
-        message: &CallMessage,
+        (task, message): (TaskRef, &CallMessage),
+        id: Option<u64>,
         again: bool,
+        record: &mut Record,
     ) -> Result<()> {
-        let Self { desk, blocks, leaving, record } = self;
-        let Desk { page, index, .. } = desk;
+        let Desk { page, index, .. } = self.desk;
+        let blocks = self.blocks;
         let mut found = SmallVec::<[MappedBlock<'_>; 4]>::new();
         for (serial, writable) in &message.blocks {
             found.push(find_block(blocks, *serial, *writable)?);
         }
-        // The blocks are the parent's again when it knows that this worker has finished.
-        let lent =
-            (!found.is_empty()).then(|| if again { note_lent_again() } else { note_lent(lent(blocks, message)) });
-        let one_each = message.tickets() <= page.workers();
+        let lends = !found.is_empty();
         let mut work = Work {
-            desk,
             message,
+            id,
             helped: message.helped(page.workers()),
-            tickets: granted.map_or(0..0, |ticket| ticket..ticket + 1),
-            all_drawn: granted.is_some() && one_each,
+            one_each: message.tickets() <= page.workers(),
+            lends,
+            lent: (lends && !again).then(|| note_lent(lent(blocks, message))),
+            tickets: 0..0,
+            all_drawn: false,
             writer: Writer::new(page, *index, call),
-            pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
-            leaving,
-            home: epoch(),
+            pace: Pace::of_one_chunk(),
+            tools: self,
         };
+        work.begin(granted);
         let mut cursor = Cursor::new(&message.leaves, &found);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
-        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
-        // the chunks are drawn from the control page by this worker alone, or granted to it alone.
+        // parent holds the locks of all blocks, which are mapped for as long as they are borrowed here, until this worker
+        // has said that it has finished the call, or was reaped, and again from when the next call was announced; the
+        // tickets of the chunks are drawn from the control page by this worker alone, or granted to it alone.
         unsafe { task.run(&mut cursor, &mut work, record) };
-        drop(lent);
-        work.writer.finish();
         Ok(())
     }
 }
@@ -163,8 +163,6 @@ impl<S: System> Desk<S> {
         self.say(packet);
     }
 }
-
-type Blocks = BTreeMap<u64, Result<Kept>>;
 
 /// What the call lends, as far as it is mapped here.
 fn lent(blocks: &Blocks, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
@@ -188,25 +186,67 @@ fn find_block(blocks: &Blocks, serial: u64, writable: bool) -> Result<MappedBloc
     }
 }
 
-/// A worker's chunks of one call: those that it draws tickets for.
+/// A worker's chunks of one call after another that all ask the same: those that it draws tickets for.
 struct Work<'w, S: System> {
-    desk: &'w Desk<S>,
     message: &'w CallMessage,
+    /// The number of the description, where that is on the page.
+    id: Option<u64>,
     helped: usize,
+    /// There are no more tickets than workers.
+    one_each: bool,
+    lends: bool,
+    lent: Option<NotedLent>,
     /// Those that it has drawn and not begun.
     tickets: Range<usize>,
     /// There are no others.
     all_drawn: bool,
     writer: Writer<'w, S::Memory>,
     pace: Pace,
-    leaving: &'w mut Vec<Result<Kept>>,
-    home: Epoch,
+    tools: Tools<'w, S>,
 }
 
 impl<S: System> Work<'_, S> {
+    /// Begins the writer's call.
+    #[inline]
+    fn begin(&mut self, granted: Option<usize>) {
+        if self.lends && self.lent.is_none() {
+            self.lent = Some(note_lent_again());
+        }
+        self.tickets = granted.map_or(0..0, |ticket| ticket..ticket + 1);
+        self.all_drawn = granted.is_some() && self.one_each;
+        self.pace = if self.one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) };
+    }
+
+    /// Waits for another call that asks the same, and takes it: `false` where there is none, or the worker has something
+    /// else to do before it.
+    #[inline]
+    fn takes_another(&mut self, id: u64) -> bool {
+        let Tools { desk, told, leaving, .. } = &mut self.tools;
+        let marks = self.writer.marks();
+        let is_announced = || marks.is_announced_another();
+        let has_mail = || marks.mail() != told.heard;
+        if !leaving.is_empty() {
+            return false;
+        }
+        if !desk.page.spin_as_worker(desk.spin, is_announced, || is_announced() || has_mail()) {
+            told.is_quiet = true;
+            return false;
+        }
+        // A call is announced after the mail that it needs was counted.
+        let announced = marks.announced();
+        if announced.call <= told.call || announced.id != id || has_mail() {
+            return false;
+        }
+        told.call = announced.call;
+        self.writer.go_to_call(announced.call);
+        self.begin(announced.granted);
+        true
+    }
+
     /// Before anything is said of a chunk.
+    #[inline]
     fn check_home(&self) {
-        if epoch() != self.home {
+        if epoch() != self.tools.desk.home {
             // A child that the task forked and that came back here: the worker itself will answer.
             leave();
         }
@@ -215,7 +255,7 @@ impl<S: System> Work<'_, S> {
     /// Draws the next tickets, if there are any.
     #[cold]
     fn draw(&mut self) {
-        let Desk { page, index, .. } = self.desk;
+        let Desk { page, index, .. } = self.tools.desk;
         let drawn = page.draw(*index, self.writer.call(), self.helped, self.pace.patience());
         self.tickets = drawn.unwrap_or_default();
     }
@@ -223,10 +263,15 @@ impl<S: System> Work<'_, S> {
     #[cold]
     fn look_at_clock(&mut self) {
         if self.pace.is_due(S::now()) {
-            self.desk.page.note_news(self.desk.index);
+            self.note_news();
             // The call goes on for a while.
-            self.leaving.clear();
+            self.tools.leaving.clear();
         }
+    }
+
+    fn note_news(&self) {
+        let Desk { page, index, .. } = self.tools.desk;
+        page.note_news(*index);
     }
 
     /// Writes an outcome as soon as there is room for it; `false` where there will never be.
@@ -244,7 +289,7 @@ impl<S: System> Work<'_, S> {
     /// Waits until the parent has read what it was not known to have read.
     #[cold]
     fn wait_for_room(&self) {
-        let Desk { page, index, socket } = self.desk;
+        let Desk { page, index, socket, .. } = self.tools.desk;
         page.note_news(*index);
         while !self.writer.has_more_room() {
             let room = || self.writer.has_more_room();
@@ -260,7 +305,7 @@ impl<S: System> Work<'_, S> {
     fn send(&self, chunk: usize, form: Form, record: &mut Record) {
         let outcome = encoded(form, record);
         record.forget_large();
-        self.desk.send(self.writer.call(), chunk, outcome);
+        self.tools.desk.send(self.writer.call(), chunk, outcome);
     }
 }
 
@@ -295,6 +340,9 @@ impl<S: System> Share for Work<'_, S> {
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
         }
+        if self.all_drawn && form == Form::Nothing {
+            return self.writer.nothing_at_all(chunk);
+        }
         let is_written = self.write(|writer| match form {
             Form::Nothing => writer.nothing(chunk),
             Form::Numbers => writer.numbers(chunk, record),
@@ -317,11 +365,21 @@ impl<S: System> Share for Work<'_, S> {
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
         if encoded.is_err() || !self.write(|writer| writer.failure(chunk, record)) {
-            self.desk.send(self.writer.call(), chunk, Err(failure));
+            self.tools.desk.send(self.writer.call(), chunk, Err(failure));
         }
         // What was written of a result that is refused, too.
         record.forget_large();
-        self.desk.page.note_news(self.desk.index);
+        self.note_news();
+    }
+
+    fn next_call(&mut self) -> Option<Ending> {
+        // The blocks are the parent's again when it knows that this worker has finished.
+        self.lent = None;
+        self.writer.finish();
+        let id = self.id?;
+        #[cfg(test)]
+        S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
+        self.takes_another(id).then(|| self.ending())
     }
 }
 
