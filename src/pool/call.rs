@@ -399,12 +399,8 @@ fn run_described(pool: &Pool, mut plan: Plan<'_>, task: TaskRef) -> Result<Retur
 /// A call is over.
 #[inline]
 pub(super) fn leave(mut duty: OnDuty<'_>) {
-    let shared = duty.shared;
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     let _ = duty.crew.replace_dead();
-    drop(duty);
-    // What was dropped by another thread since the crew was last told.
-    shared.tell_forgotten_if_idle();
 }
 
 /// What came of a call.

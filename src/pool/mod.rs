@@ -443,23 +443,28 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// The crew while a call has it. Tells the workers what they may unmap when it comes and goes.
+/// The crew while a call has it.
 struct OnDuty<'s> {
     shared: &'s Shared,
     crew: MutexGuard<'s, Crew>,
     // Dropped after the crew.
-    _notice: Notice<'s>,
+    _afterwards: Afterwards<'s>,
 }
 
-/// Tells those who wait for the crew that it is free.
-struct Notice<'s>(&'s Shared);
+/// Tells those who wait for the crew that it is free, and workers what they may unmap that was noted meanwhile.
+struct Afterwards<'s>(&'s Shared);
 
-impl Drop for Notice<'_> {
+impl Drop for Afterwards<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.0.patient.load(Ordering::SeqCst) > 0 {
+        // Pairs with those in `lock_crew_unless` and `forget`: either that thread finds the crew free, or this one finds what
+        // it has noted.
+        fence(Ordering::SeqCst);
+        // Relaxed: after the fence.
+        if self.0.patient.load(Ordering::Relaxed) > 0 {
             self.0.freed.notify_all();
         }
+        self.0.tell_forgotten_if_idle();
     }
 }
 
@@ -489,7 +494,7 @@ impl Shared {
             Some(stop) => self.lock_crew_unless(stop)?,
         };
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
+        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
     }
@@ -507,13 +512,16 @@ impl Shared {
             Err(TryLockError::WouldBlock) => return None,
         };
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
+        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
         self.tell_forgotten(&mut duty.crew);
         Some(duty)
     }
 
     fn lock_crew_unless(&self, stop: &Stop) -> Result<MutexGuard<'_, Crew>> {
-        self.patient.fetch_add(1, Ordering::SeqCst);
+        // Relaxed, as the taking back: a fence follows before the first look.
+        self.patient.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the one in `Afterwards`. For later looks a notice that is missed costs no more than a pause.
+        fence(Ordering::SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let crew = loop {
             match self.crew.try_lock() {
@@ -522,13 +530,12 @@ impl Shared {
                 Err(TryLockError::WouldBlock) if stop.reason().is_some() => {
                     break Err(Error::new(ErrorKind::WouldBlock, "a call of another thread has the workers"));
                 }
-                // A notice that is missed costs no more than that time.
                 Err(TryLockError::WouldBlock) => {
                     waiting = self.freed.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         };
-        self.patient.fetch_sub(1, Ordering::SeqCst);
+        self.patient.fetch_sub(1, Ordering::Relaxed);
         crew
     }
 
@@ -550,11 +557,9 @@ impl Shared {
         self.any_forgotten.store(!forgotten.is_empty(), Ordering::Relaxed);
     }
 
-    /// Where a call is running it tells the workers when it ends.
+    /// Where a call is running it tells the workers when it ends. After a fence.
     #[inline]
     fn tell_forgotten_if_idle(&self) {
-        // Pairs with the one in `forget`: either that thread finds the crew free, or this one finds what it has noted.
-        fence(Ordering::SeqCst);
         if self.any_forgotten() {
             self.tell_forgotten_unless_busy();
         }
@@ -585,7 +590,6 @@ impl Drop for OnDuty<'_> {
     #[inline]
     fn drop(&mut self) {
         self.crew.heed(None);
-        self.shared.tell_forgotten(&mut self.crew);
         self.shared.caller.store(0, Ordering::Relaxed);
     }
 }
@@ -595,9 +599,11 @@ impl Borrower for Shared {
         {
             let mut forgotten = self.forgotten();
             forgotten.push(serial);
-            // Relaxed: under the mutex, and before the fence in `tell_forgotten_if_idle`.
+            // Relaxed: under the mutex, and before the fence.
             self.any_forgotten.store(true, Ordering::Relaxed);
         }
+        // Pairs with the one in `Afterwards`.
+        fence(Ordering::SeqCst);
         self.tell_forgotten_if_idle();
     }
 

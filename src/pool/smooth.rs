@@ -5,9 +5,10 @@
 //! comes of the call, nothing of it was taken in here, and [`Running`] goes on as if it had been there from the start.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use super::chunk::Progress;
-use super::control::granted;
+use super::control::ControlPage;
 use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::Asked;
@@ -99,12 +100,24 @@ impl<'c, S: System> Smooth<'c, S> {
     #[inline]
     fn is_all(&self) -> bool {
         let Some(crew) = &self.crew else { return false };
-        let (page, call, participants, tickets) =
-            (crew.page(), self.call, self.participants, self.scope.division.count);
-        page.open(call, participants, tickets, true);
-        for index in 0..participants {
-            page.announce(index, call, self.id, Some(granted(tickets, participants, index)));
+        let Self { call, id, participants, .. } = *self;
+        let (page, tickets): (&ControlPage<_>, _) = (crew.page(), self.scope.division.count);
+        page.tell(call, id, participants, tickets);
+        let spin = crew.spin_beside(participants);
+        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call)) {
+            self.wait(crew, spin);
         }
+        (0..participants).all(|index| {
+            let seen = crew.member(index).map(|member| member.news);
+            seen.is_some_and(|seen| page.has_done_its_share(index, call, (participants, tickets), seen))
+        })
+    }
+
+    /// For who takes longer, or has died.
+    #[inline(never)]
+    fn wait(&self, crew: &Crew<S>, spin: Duration) {
+        let Self { call, participants, .. } = *self;
+        let page = crew.page();
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
         let finished = Cell::new(0);
         let all_finished = || {
@@ -114,13 +127,8 @@ impl<'c, S: System> Smooth<'c, S> {
             finished.get() == participants
         };
         let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
-        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, all_finished, come);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
-        (0..participants).all(|index| {
-            page.has_finished(index, call)
-                && !has_news(index)
-                && page.has_done_its_share(index, call, participants, tickets)
-        })
+        page.wait_as_parent(spin, || UNEASE, all_finished, come);
     }
 
     /// The rest of the call.

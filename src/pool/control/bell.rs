@@ -42,12 +42,13 @@ pub(super) fn spin_until(time: Duration, mut soon: impl FnMut() -> bool, come: &
     if time.is_zero() {
         return false;
     }
-    for _ in 0..EAGER_LOOKS {
-        if soon() {
-            return true;
-        }
-    }
-    spin_on(time, soon, come)
+    look_eagerly(&mut soon) || spin_on(time, soon, come)
+}
+
+/// Has it come by then?
+#[inline]
+pub(super) fn look_eagerly(mut come: impl FnMut() -> bool) -> bool {
+    (0..EAGER_LOOKS).any(|_| come())
 }
 
 #[inline(never)]

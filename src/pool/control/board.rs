@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use super::bell::{ring, sleep_until, spin_until};
+use super::bell::{look_eagerly, ring, sleep_until, spin_until};
 use super::words::{PLACES, Word, Words};
 
 const SMALL_BITS: u32 = 24;
@@ -108,12 +108,6 @@ fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     from(index)..from(index + 1)
 }
 
-/// The ticket that such a participant is granted where all of them are granted their first.
-#[inline]
-pub(crate) fn granted(tickets: usize, participants: usize, index: usize) -> usize {
-    share(tickets, participants, index).start
-}
-
 /// The words of one pool.
 pub(crate) struct Board<W> {
     words: W,
@@ -211,16 +205,19 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
-    /// Nobody is told yet. Where they are `granted` the first of their share, that is not among what is drawn; all of them are to
-    /// be [announced](Self::announce) the call then.
+    /// Nobody is told yet.
+    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
+        self.share_out(call, participants, tickets, 0);
+    }
+
+    /// All but the first so many tickets of each share can be drawn from here on.
     #[inline]
-    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize, granted: bool) {
+    fn share_out(&self, call: u64, participants: usize, tickets: usize, first: usize) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
-            let start = if granted { start + 1 } else { start };
             // Release: for a worker that is told by mail. Others acquire the announcement. All shares are there before
             // anybody is told, so that nobody finds an older call's.
-            self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start, end), Release);
+            self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start + first, end), Release);
         }
         for worker in participants..self.workers {
             // What an older call that was closed has left: in a few bits of its number it may be like this one.
@@ -231,21 +228,43 @@ impl<W: Words> Board<W> {
         }
     }
 
-    /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
+    /// Parent: has a worker finished `call`, in which it ran just the chunks of its own share, returned nothing and had no
+    /// more news than those that were `seen`?
     #[inline]
-    pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
-        let Noted { done, written, .. } = self.noted_at_the_end(worker, call);
-        written == 0 && done == Some(share(tickets, participants, worker))
+    pub(crate) fn has_done_its_share(
+        &self,
+        worker: usize,
+        call: u64,
+        (participants, tickets): (usize, usize),
+        seen: u64,
+    ) -> bool {
+        let up = self.line_of(worker, UP);
+        let Range { start, end } = share(tickets, participants, worker);
+        // Acquire: as in `has_finished`, and as in `news`.
+        up[UP_FINISHED].load(Acquire) == pack(call, 0)
+            && up[UP_DONE].load(Relaxed) == pack_range(call, start, end)
+            && up[UP_NEWS].load(Acquire) == seen
+    }
+
+    /// Parent: opens `call`, whose description is `id`, and tells the participants of it. Each of them is granted the first
+    /// ticket of its share, which nobody else can draw.
+    #[inline]
+    pub(crate) fn tell(&self, call: u64, id: u64, participants: usize, tickets: usize) {
+        self.share_out(call, participants, tickets, 1);
+        for worker in 0..participants {
+            self.announce(worker, call, id, Some(share(tickets, participants, worker).start));
+        }
     }
 
     /// Parent: tells a worker of a call whose description is `id`, and of the ticket that it is granted, and wakes it.
     #[inline]
     pub(crate) fn announce(&self, worker: usize, call: u64, id: u64, granted: Option<usize>) {
+        let down = self.line_of(worker, DOWN);
         // Relaxed: ordered by the next store.
-        self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
+        down[DOWN_DESCRIPTION].store(id, Relaxed);
         let announced = pack(call, granted.map_or(0, |ticket| ticket + 1));
         // Release: whoever sees the announcement sees the description, the shares and the counted mail.
-        self.of(worker, DOWN, DOWN_ANNOUNCED).store(announced, Release);
+        down[DOWN_ANNOUNCED].store(announced, Release);
         self.ring_worker(worker);
     }
 
@@ -385,6 +404,15 @@ impl<W: Words> Board<W> {
     pub(crate) fn has_finished(&self, worker: usize, call: u64) -> bool {
         // Acquire: pairs with the release in `note_finished`.
         unpack(self.of(worker, UP, UP_FINISHED).load(Acquire)).0 == call
+    }
+
+    /// Parent: has it after some looks without a pause?
+    #[inline]
+    pub(crate) fn finishes_soon(&self, worker: usize, call: u64) -> bool {
+        let [finished, ..] = self.line_of(worker, UP);
+        const { assert!(UP_FINISHED == 0) };
+        // Acquire: as above.
+        look_eagerly(|| unpack(finished.load(Acquire)).0 == call)
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.

@@ -184,7 +184,7 @@ impl<'c, S: System> Running<'c, S> {
             }
         };
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.crew.page().open(self.round.call, self.round.sharers, tickets, false);
+        self.crew.page().open(self.round.call, self.round.sharers, tickets);
         for &(index, _) in &self.participants {
             match (&packet, self.round.described) {
                 (None, Some(id)) => self.crew.page().announce(index, self.round.call, id, None),
