@@ -84,6 +84,9 @@ impl Core {
     /// Locks the array, and marks it as being written where `mode` is exclusive.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
+        if let Some(held) = self.lock_quickly(mode, via) {
+            return Ok(held);
+        }
         let locked = self.lock_regardless(mode, wait, via)?;
         let (control, block) = (self.control(), self.memory().lock().block());
         let writer = control.unfinished_writer();
@@ -97,6 +100,29 @@ impl Core {
         }
         // Made here and nowhere before: to move what was just written piece by piece takes longer than to write it.
         Ok(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
+    }
+
+    /// The same where it is possible at once and without the kernel: for a private array, in the process that made it,
+    /// that nobody holds or waits for, that can be written if that is asked for and that is not poisoned. `None` says
+    /// nothing of why: [`lock`](Self::lock) does, or waits.
+    ///
+    /// Never waits, makes no system call and no error.
+    #[inline]
+    pub(crate) fn lock_quickly(&self, mode: Mode, via: Via) -> Option<Held<'_>> {
+        let writing = mode == Mode::Exclusive;
+        if writing && self.memory().mapping().access() != Access::ReadWrite {
+            return None;
+        }
+        let locked = self.memory().lock().lock_quickly(mode, via)?;
+        if self.is_marked() {
+            return None;
+        }
+        let control = self.control();
+        if writing {
+            control.begin();
+            self.memory().lock().block().set_mark(!control.exists());
+        }
+        Some(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
     }
 
     /// Locks the array whether it is poisoned or not, and marks nothing.
@@ -220,5 +246,36 @@ impl Drop for Held<'_> {
         {
             self.core.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SharedArray;
+
+    #[test]
+    fn what_cannot_be_locked_at_once_is_not_locked_quickly() {
+        let mut array = SharedArray::<u8, _>::zeros(3).unwrap();
+        let core = array.core();
+        let held = core.lock_quickly(Mode::Exclusive, Via::Lending).unwrap();
+        assert_eq!(held.kernel(), None);
+        assert!(core.lock_quickly(Mode::Shared, Via::Lending).is_none());
+        assert!(core.is_marked());
+        drop(held);
+        assert!(!core.is_marked());
+        let held = core.lock_quickly(Mode::Shared, Via::Lending).unwrap();
+        assert!(core.lock(Mode::Exclusive, Wait::No, Via::Own).is_err());
+        drop(held);
+        let held = core.lock_quickly(Mode::Exclusive, Via::Lending).unwrap();
+        held.poison();
+        drop(held);
+        assert!(core.lock_quickly(Mode::Shared, Via::Lending).is_none());
+        assert!(
+            core.lock(Mode::Shared, Wait::No, Via::Lending).is_err_and(|error| error.kind() == ErrorKind::Poisoned)
+        );
+        array.clear_poison().unwrap();
+        array.share_fd().unwrap();
+        assert!(array.core().lock_quickly(Mode::Shared, Via::Lending).is_none());
     }
 }

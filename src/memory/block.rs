@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -598,6 +598,28 @@ impl LockHandle {
             return Ok(None);
         }
         Ok(Some(Locked { handle: self, holder, grant, not_send: PhantomData }))
+    }
+
+    /// Locks the block if it is private and idle; `None` in every other case. Never waits and makes no system call.
+    #[inline]
+    pub(crate) fn lock_quickly(&self, mode: Mode, via: Via) -> Option<Locked<'_>> {
+        let block = &*self.block;
+        // Where a task is lent anything, it takes a longer look to tell whether this is it.
+        if !block.is_of_this_process() || ANY_LENT.load(Ordering::Relaxed) {
+            return None;
+        }
+        let holder = Holder { handle: self.number, thread: thread_id::current(), mode, via };
+        let mut local = match block.local.try_lock() {
+            Ok(local) => local,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        if !local.is_idle() {
+            return None;
+        }
+        block.note(&mut local, holder);
+        drop(local);
+        Some(Locked { handle: self, holder, grant: Grant::Private, not_send: PhantomData })
     }
 
     /// Runs `f` with the block locked shared.
