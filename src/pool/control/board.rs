@@ -593,16 +593,16 @@ impl<W: Words> Marks<'_, W> {
         self.call = call;
     }
 
-    /// As [`Board::is_announced_after`] this call.
+    /// Has the worker been told of another call?
     #[inline]
     pub(crate) fn is_announced_another(&self) -> bool {
         is_announced_after(self.down, self.call)
     }
 
-    /// As [`Board::announced`].
+    /// The other call that it was told of.
     #[inline]
-    pub(crate) fn announced(&self) -> Announced {
-        Announced::on(self.down)
+    pub(crate) fn announced_another(&self) -> Option<Announced> {
+        Some(Announced::on(self.down)).filter(|announced| announced.call > self.call)
     }
 
     /// As [`Board::mail`].

@@ -158,8 +158,6 @@ impl<'p, M: Memory> Writer<'p, M> {
     /// Goes on to a later call, after this one was [finished](Self::finish).
     #[inline]
     pub(crate) fn go_to_call(&mut self, call: u64) {
-        (self.written, self.taken, self.done) = (0, 0, 0..0);
-        (self.noted_done, self.had_run) = (false, false);
         self.marks.go_to_call(call);
     }
 
@@ -322,6 +320,9 @@ impl<'p, M: Memory> Writer<'p, M> {
             self.marks.forget_numbers();
         }
         self.marks.note_finished(&self.done, self.written, self.noted_done);
+        // For a later call, before that is waited for.
+        (self.written, self.taken, self.done) = (0, 0, 0..0);
+        (self.noted_done, self.had_run) = (false, false);
     }
 }
 

@@ -17,7 +17,7 @@ use super::system::{Kernel, System};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
-use crate::sys::fork::{Epoch, epoch};
+use crate::sys::fork::Home;
 use crate::sys::map::{Access, Mapping};
 use crate::sys::process::is_hung_up;
 use crate::sys::socket::{Received, Socket};
@@ -39,7 +39,7 @@ struct Desk<S: System> {
     page: Arc<ControlPage<S::Memory>>,
     /// How long it looks for what comes next before it sleeps.
     spin: Duration,
-    home: Epoch,
+    home: Home,
 }
 
 /// What a worker was told so far.
@@ -132,7 +132,7 @@ impl<S: System> Worker<S> {
         let page = fds.into_iter().next().map(|fd| S::map_page(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { S::exit(CONFUSED) };
         Self {
-            desk: Desk { socket, index, page, spin: Duration::from_nanos(spin), home: epoch() },
+            desk: Desk { socket, index, page, spin: Duration::from_nanos(spin), home: Home::here() },
             told: Told { call, ..Told::default() },
             blocks: BTreeMap::new(),
             leaving: Vec::new(),

@@ -13,14 +13,13 @@ use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{NotedLent, note_lent, note_lent_again};
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::{Division, Ending};
-use crate::pool::control::{Record, Room, Writer};
+use crate::pool::chunk::{Chunk, Ending};
+use crate::pool::control::{Announced, Record, Room, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
 use crate::pool::task::{Share, TaskRef};
 use crate::sys::file::FileId;
-use crate::sys::fork::epoch;
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 use crate::sys::process::is_hung_up;
@@ -214,39 +213,91 @@ impl<S: System> Work<'_, S> {
         }
         self.tickets = granted.map_or(0..0, |ticket| ticket..ticket + 1);
         self.all_drawn = granted.is_some() && self.one_each;
-        self.pace = if self.one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) };
+        if !self.all_drawn {
+            self.pace = if self.one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) };
+        }
     }
 
-    /// Waits for another call that asks the same, and takes it: `false` where there is none, or the worker has something
-    /// else to do before it.
+    /// Begins the next chunk that was drawn; `false` where there is none, or no more of them is begun.
+    #[expect(clippy::inline_always, reason = "a call of one chunk is not much longer than a call of this")]
+    #[inline(always)]
+    fn begins(&mut self, chunk: &mut Chunk) -> bool {
+        let Some(ticket) = self.tickets.next() else { return false };
+        // After the last one there is nothing to tell but the end.
+        if !self.all_drawn && self.pace.is_worth_a_look() {
+            self.look_at_clock();
+        }
+        if self.writer.begin(ticket)
+            && let Some(index) = self.message.chunk_of(ticket)
+        {
+            // What an earlier task caught itself.
+            panics::forget_place();
+            chunk.go_to(index, self.message.division());
+            return true;
+        }
+        // The call is closed.
+        (self.tickets, self.all_drawn) = (0..0, true);
+        false
+    }
+
+    /// The same for a chunk that was not drawn yet. Where there are none left it finishes the call, and goes on with a later
+    /// one that asks the same; `false` where that does not come, or the worker has something else to do before.
+    #[inline(never)]
+    fn begins_another(&mut self, chunk: &mut Chunk) -> bool {
+        loop {
+            if !self.all_drawn {
+                self.draw();
+                if self.begins(chunk) {
+                    return true;
+                }
+            }
+            // The blocks are the parent's again when it knows that this worker has finished.
+            self.lent = None;
+            self.writer.finish();
+            if !self.takes_another() {
+                return false;
+            }
+            chunk.go_to_call(self.ending());
+            if self.begins(chunk) {
+                return true;
+            }
+        }
+    }
+
+    /// Waits for another call that asks the same, and takes it.
     #[inline]
-    fn takes_another(&mut self, id: u64) -> bool {
-        let Tools { desk, told, leaving, .. } = &mut self.tools;
+    fn takes_another(&mut self) -> bool {
+        let Some(id) = self.id.filter(|_| self.tools.leaving.is_empty()) else { return false };
+        #[cfg(test)]
+        S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
+        let Tools { desk, told, .. } = &mut self.tools;
         let marks = self.writer.marks();
         let is_announced = || marks.is_announced_another();
         let has_mail = || marks.mail() != told.heard;
-        if !leaving.is_empty() {
-            return false;
-        }
         if !desk.page.spin_as_worker(desk.spin, is_announced, || is_announced() || has_mail()) {
             told.is_quiet = true;
             return false;
         }
         // A call is announced after the mail that it needs was counted.
-        let announced = marks.announced();
-        if announced.call <= told.call || announced.id != id || has_mail() {
-            return false;
+        match marks.announced_another() {
+            Some(Announced { call, id: asked, granted }) if asked == id && !has_mail() => {
+                told.call = call;
+                self.writer.go_to_call(call);
+                self.begin(granted);
+                true
+            }
+            _ => false,
         }
-        told.call = announced.call;
-        self.writer.go_to_call(announced.call);
-        self.begin(announced.granted);
-        true
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::OnPage(self.writer.call())
     }
 
     /// Before anything is said of a chunk.
     #[inline]
     fn check_home(&self) {
-        if epoch() != self.tools.desk.home {
+        if !self.tools.desk.home.is_here() {
             // A child that the task forked and that came back here: the worker itself will answer.
             leave();
         }
@@ -301,47 +352,11 @@ impl<S: System> Work<'_, S> {
         }
     }
 
-    #[cold]
-    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
-        let outcome = encoded(form, record);
-        record.forget_large();
-        self.tools.desk.send(self.writer.call(), chunk, outcome);
-    }
-}
-
-impl<S: System> Share for Work<'_, S> {
-    fn division(&self) -> Division {
-        self.message.division()
-    }
-
-    fn ending(&self) -> Ending {
-        Ending::OnPage(self.writer.call())
-    }
-
-    fn next(&mut self) -> Option<usize> {
-        if self.tickets.is_empty() && !self.all_drawn {
-            self.draw();
-        }
-        let ticket = self.tickets.next()?;
-        // After the last one there is nothing to tell but the end.
-        if self.pace.is_worth_a_look() {
-            self.look_at_clock();
-        }
-        if !self.writer.begin(ticket) {
-            return None;
-        }
-        // What an earlier task caught itself.
-        panics::forget_place();
-        self.message.chunk_of(ticket)
-    }
-
-    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
-        self.check_home();
+    /// Notes what a chunk has returned.
+    #[inline(never)]
+    fn note(&mut self, chunk: usize, form: Form, record: &mut Record) {
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
-        }
-        if self.all_drawn && form == Form::Nothing {
-            return self.writer.nothing_at_all(chunk);
         }
         let is_written = self.write(|writer| match form {
             Form::Nothing => writer.nothing(chunk),
@@ -351,6 +366,32 @@ impl<S: System> Share for Work<'_, S> {
         });
         if !is_written {
             self.send(chunk, form, record);
+        }
+    }
+
+    #[cold]
+    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
+        let outcome = encoded(form, record);
+        record.forget_large();
+        self.tools.desk.send(self.writer.call(), chunk, outcome);
+    }
+}
+
+impl<S: System> Share for Work<'_, S> {
+    fn no_chunk(&self) -> Chunk {
+        Chunk::of_call(self.message.division(), self.ending())
+    }
+
+    fn next(&mut self, chunk: &mut Chunk) -> bool {
+        self.begins(chunk) || self.begins_another(chunk)
+    }
+
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        self.check_home();
+        if form == Form::Nothing && self.all_drawn && !ending::was_told(self.writer.call()) {
+            self.writer.nothing_at_all(chunk);
+        } else {
+            self.note(chunk, form, record);
         }
     }
 
@@ -370,16 +411,6 @@ impl<S: System> Share for Work<'_, S> {
         // What was written of a result that is refused, too.
         record.forget_large();
         self.note_news();
-    }
-
-    fn next_call(&mut self) -> Option<Ending> {
-        // The blocks are the parent's again when it knows that this worker has finished.
-        self.lent = None;
-        self.writer.finish();
-        let id = self.id?;
-        #[cfg(test)]
-        S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
-        self.takes_another(id).then(|| self.ending())
     }
 }
 
