@@ -291,7 +291,9 @@ impl Block {
         });
         inside.private = locked.is_err();
         if inside.private {
-            [Via::Own, Via::Lending].into_iter().for_each(|via| self.unlock(&mut inside, via));
+            for via in [Via::Own, Via::Lending] {
+                self.unlock(&mut inside, via);
+            }
         }
         locked
     }

@@ -180,33 +180,35 @@ impl<P: Primitives> Inside<'_, P> {
         wait: Wait<'_>,
         gate_is_open: impl Fn() -> Result<bool>,
     ) -> Result<bool> {
-        let Holder { thread, mode, .. } = holder;
         // Counted while it waits, so that readers of this process that come later let it pass.
-        let queued = usize::from(mode == Mode::Exclusive);
+        let queued = usize::from(holder.mode == Mode::Exclusive);
         self.writers_waiting += queued;
-        let turn = loop {
+        let turn = self.wait_to_be_admitted(holder, wait, gate_is_open);
+        self.writers_waiting -= queued;
+        turn
+    }
+
+    fn wait_to_be_admitted(
+        &mut self,
+        Holder { thread, mode, .. }: Holder,
+        wait: Wait<'_>,
+        gate_is_open: impl Fn() -> Result<bool>,
+    ) -> Result<bool> {
+        loop {
             let admitted = self.admits(mode, thread);
             // While this process reads, the kernel asks no more of its readers: they have to let writers of other
             // processes pass here, or would starve them.
-            let held_back = match admitted && self.joins_readers(mode, thread) {
-                true => match gate_is_open() {
-                    Ok(open) => !open,
-                    Err(error) => break Err(error),
-                },
-                false => false,
-            };
+            let held_back = admitted && self.joins_readers(mode, thread) && !gate_is_open()?;
             if admitted && !held_back {
-                break Ok(true);
+                return Ok(true);
             }
             // Nobody tells when the gate opens, unless the last reader of this process goes.
             let wait_now = if held_back { wait.at_most_for(GATE_PAUSE) } else { wait };
             // A pause may have been over before it began.
             if self.wait_for_change(wait_now) && wait.left().is_some_and(|left| left.is_zero()) {
-                break Ok(false);
+                return Ok(false);
             }
-        };
-        self.writers_waiting -= queued;
-        turn
+        }
     }
 
     /// Returns whether the wait was over before it began.

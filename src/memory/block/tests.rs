@@ -250,7 +250,7 @@ impl Room {
                 assert_eq!(writers.fetch_add(1, Ordering::SeqCst), 0, "a writer is alone");
                 assert_eq!(readers.load(Ordering::SeqCst), 0, "a writer is alone");
                 let count = self.count.load(Ordering::Relaxed);
-                if count % 64 == 0 {
+                if count.is_multiple_of(64) {
                     thread::yield_now();
                 }
                 self.count.store(count + 1, Ordering::Relaxed);
@@ -295,16 +295,16 @@ fn take_a_turn(handle: &LockHandle, room: &Room, mode: Mode, leaks: bool, roll: 
 
 #[test]
 fn threads_exclude_each_other_whether_they_wait_try_give_up_or_leak() {
-    const THREADS: u64 = 4;
+    const THREADS: usize = 4;
     const TURNS: usize = 5_000;
     let (block, _fd) = private();
-    let (room, barrier) = (Room::default(), Barrier::new(THREADS as usize));
+    let (room, barrier) = (Room::default(), Barrier::new(THREADS));
     let visited: u64 = thread::scope(|scope| {
         let visit = |number| {
             let (block, room, barrier) = (&block, &room, &barrier);
             move || {
                 let mut handle = LockHandle::new(Arc::clone(block));
-                let mut roll = dice(number + 1);
+                let mut roll = dice(number);
                 let mut written = 0;
                 barrier.wait();
                 for _ in 0..TURNS {
@@ -320,7 +320,7 @@ fn threads_exclude_each_other_whether_they_wait_try_give_up_or_leak() {
                 written
             }
         };
-        let threads: Vec<_> = (0..THREADS).map(|number| scope.spawn(visit(number))).collect();
+        let threads: Vec<_> = (1..).take(THREADS).map(|number| scope.spawn(visit(number))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(room.count.load(Ordering::Relaxed), visited);
