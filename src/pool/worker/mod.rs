@@ -1,4 +1,13 @@
 //! The worker's side: messages come in, chunks are run, outcomes go out.
+//!
+//! ```text
+//!           call                        finished
+//! asleep ──────────→ reads its mail, ────────────→ looks, in its task, for a call that asks the same
+//!   ↑                then the call                   │  │
+//!   │                   ↑     ↑                      │  └──────→ runs it; finished, it looks again
+//!   │                   │     └── mail, another call ┘
+//!   └── nothing has come (one more look) ────────────┘
+//! ```
 
 pub(super) mod ending;
 mod panics;
