@@ -48,7 +48,11 @@ pub(super) fn spin_until(time: Duration, mut soon: impl FnMut() -> bool, come: &
 /// Has it come by then?
 #[inline]
 pub(super) fn look_eagerly(mut come: impl FnMut() -> bool) -> bool {
-    (0..EAGER_LOOKS).any(|_| come())
+    (0..EAGER_LOOKS).any(|_| {
+        let has = come();
+        if !has { spin_loop(); }
+        has
+    })
 }
 
 #[inline(never)]
