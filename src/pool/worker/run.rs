@@ -295,7 +295,6 @@ impl<S: System> Work<'_, S> {
     }
 
     /// Before anything is said of a chunk.
-    #[inline]
     fn check_home(&self) {
         if !self.tools.desk.home.is_here() {
             // A child that the task forked and that came back here: the worker itself will answer.
@@ -355,6 +354,7 @@ impl<S: System> Work<'_, S> {
     /// Notes what a chunk has returned.
     #[inline(never)]
     fn note(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        self.check_home();
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
         }
@@ -387,8 +387,8 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
-        self.check_home();
-        if form == Form::Nothing && self.all_drawn && !ending::was_told(self.writer.call()) {
+        let is_all = self.all_drawn && form == Form::Nothing;
+        if is_all && self.tools.desk.home.is_seen_here() && !ending::was_told(self.writer.call()) {
             self.writer.nothing_at_all(chunk);
         } else {
             self.note(chunk, form, record);
