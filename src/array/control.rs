@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::elements::Bytes;
 use crate::layout::trailer;
-use crate::sys::fork::process_id;
 
 /// The trailer of one block, where it has one.
 ///
@@ -70,11 +69,11 @@ impl<'a> Control<'a> {
         writer
     }
 
-    /// Under the exclusive lock: a write begins.
+    /// Under the exclusive lock: a write of that process begins.
     #[inline]
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin(&self, process_id: u32) {
         if let Some(word) = self.writer() {
-            word.store(process_id(), Ordering::Release);
+            word.store(process_id, Ordering::Release);
         }
     }
 
@@ -82,7 +81,9 @@ impl<'a> Control<'a> {
     #[inline]
     pub(crate) fn finish(&self) {
         if let Some(word) = self.generation() {
-            word.fetch_add(1, Ordering::AcqRel);
+            // Nobody else counts meanwhile, so this needs no read and write in one step. Whoever locks next reads this value,
+            // or that of a later writer, who had read this one.
+            word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         }
         if let Some(word) = self.writer() {
             word.store(0, Ordering::Release);

@@ -1,14 +1,13 @@
 //! What an array is apart from the type of its elements: memory, lock and the mark of a write in progress.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::control::Control;
 use super::elements::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::spare::{self, Recipe};
-use crate::memory::{Locked, SharedMemory, Via};
+use crate::memory::{Block, LockHandle, Locked, Share, SharedMemory, Via};
 use crate::sys::lock::{Mode, Wait};
 use crate::sys::map::Access;
 
@@ -84,61 +83,55 @@ impl Core {
     /// Locks the array, and marks it as being written where `mode` is exclusive.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
-        if let Some(held) = self.lock_quickly(mode, via) {
-            return Ok(held);
+        match self.lock_quickly(mode, via) {
+            Some(held) => Ok(held),
+            None => self.lock_among_others(mode, wait, via),
         }
+    }
+
+    /// The same where it is possible at once and without the kernel: for a private array, in the process that made it,
+    /// that nobody holds or waits for and that is not poisoned; for writing where it can be written, and not in a panic.
+    /// `None` says nothing of why: [`lock`](Self::lock) does, or waits.
+    ///
+    /// Never waits, makes no system call and no error.
+    #[inline]
+    pub(crate) fn lock_quickly(&self, mode: Mode, via: Via) -> Option<Held<'_>> {
+        let memory = self.memory();
+        if mode == Mode::Exclusive && memory.mapping().access() != Access::ReadWrite {
+            return None;
+        }
+        let locked = Locked::quickly(self, mode, via)?;
+        let (control, block) = (self.control(), memory.lock().block());
+        if control.unfinished_writer() != 0 || block.mark() {
+            return None;
+        }
+        Some(Held::new(locked, &control, block))
+    }
+
+    #[cold]
+    fn lock_among_others(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Held<'_>> {
         let locked = self.lock_regardless(mode, wait, via)?;
         let (control, block) = (self.control(), self.memory().lock().block());
         let writer = control.unfinished_writer();
         if writer != 0 || block.mark() {
             return Err(poisoned(writer, self.memory().name()));
         }
-        let writing = mode == Mode::Exclusive;
-        if writing {
-            control.begin();
-            block.set_mark(!control.exists());
-        }
-        // Made here and nowhere before: to move what was just written piece by piece takes longer than to write it.
-        Ok(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
-    }
-
-    /// The same where it is possible at once and without the kernel: for a private array, in the process that made it,
-    /// that nobody holds or waits for, that can be written if that is asked for and that is not poisoned. `None` says
-    /// nothing of why: [`lock`](Self::lock) does, or waits.
-    ///
-    /// Never waits, makes no system call and no error.
-    #[inline]
-    pub(crate) fn lock_quickly(&self, mode: Mode, via: Via) -> Option<Held<'_>> {
-        let writing = mode == Mode::Exclusive;
-        if writing && self.memory().mapping().access() != Access::ReadWrite {
-            return None;
-        }
-        let locked = self.memory().lock().lock_quickly(mode, via)?;
-        if self.is_marked() {
-            return None;
-        }
-        let control = self.control();
-        if writing {
-            control.begin();
-            self.memory().lock().block().set_mark(!control.exists());
-        }
-        Some(Held { core: self, writing: AtomicBool::new(writing), panicking: std::thread::panicking(), locked })
+        Ok(Held::new(locked, &control, block))
     }
 
     /// Locks the array whether it is poisoned or not, and marks nothing.
-    #[inline]
-    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Locked<'_>> {
+    fn lock_regardless(&self, mode: Mode, wait: Wait<'_>, via: Via) -> Result<Locked<'_, Self>> {
         if mode == Mode::Exclusive {
             self.check_writable()?;
         }
         let began = matches!(wait, Wait::Until(_)).then(Instant::now);
-        match self.memory().lock().lock(mode, wait, via)? {
+        match Locked::among_others(self, mode, wait, via)? {
             Some(locked) => Ok(locked),
             None => Err(busy(mode, began)),
         }
     }
 
-    #[inline]
+    /// Whatever marks there are, the write has ended, or what it left behind is accepted.
     fn finish(&self) {
         self.control().finish();
         self.memory().lock().block().set_mark(false);
@@ -166,9 +159,17 @@ impl Core {
     #[inline]
     pub(crate) fn release_leaked(&mut self) {
         if self.memory_mut().lock_mut().has_leaked_exclusive() {
+            self.memory().lock().block().take_spoiled();
             self.finish();
         }
         self.memory_mut().lock_mut().release_leaked();
+    }
+}
+
+impl Share for Core {
+    #[inline]
+    fn lock_handle(&self) -> &LockHandle {
+        self.memory().lock()
     }
 }
 
@@ -215,15 +216,24 @@ impl Drop for Core {
 /// The array is locked for as long as this lives; where it is written, dropping this ends the write, except in a panic
 /// or after [`poison`](Held::poison).
 pub(crate) struct Held<'a> {
-    core: &'a Core,
-    /// Relaxed throughout: only the guard's own thread changes it.
-    writing: AtomicBool,
-    panicking: bool,
     // Dropped after `Drop::drop` ran, so the mark is gone before the lock is.
-    locked: Locked<'a>,
+    locked: Locked<'a, Core>,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    /// Marks that a write begins, where it is one. Nothing is marked yet.
+    #[inline]
+    fn new(locked: Locked<'a, Core>, control: &Control<'_>, block: &Block) -> Self {
+        if locked.mode() == Mode::Exclusive {
+            if control.exists() {
+                control.begin(block.process_id());
+            } else {
+                block.set_mark(true);
+            }
+        }
+        Self { locked }
+    }
+
     /// The access of the description that the kernel's lock is on; none for a private block.
     #[inline]
     pub(crate) fn kernel(&self) -> Option<Access> {
@@ -232,19 +242,33 @@ impl Held<'_> {
 
     /// The mark stays when the lock goes: the next one is told that the elements may be half written.
     pub(crate) fn poison(&self) {
-        self.writing.store(false, Ordering::Relaxed);
+        if self.locked.mode() == Mode::Exclusive {
+            self.locked.by().memory().lock().block().spoil();
+        }
     }
 }
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.locked.mode() == Mode::Shared {
+            return;
+        }
+        let core = self.locked.by();
+        let block = core.memory().lock().block();
         // In a forked child the trailer is not mapped, and the write is the parent's.
-        if self.writing.load(Ordering::Relaxed)
-            && self.core.memory().lock().block().is_of_this_process()
-            && (self.panicking || !std::thread::panicking())
-        {
-            self.core.finish();
+        if !block.is_of_this_process() {
+            return;
+        }
+        let half_written = std::thread::panicking() && !self.locked.began_in_panic();
+        if block.take_spoiled() || half_written {
+            return;
+        }
+        let control = core.control();
+        if control.exists() {
+            control.finish();
+        } else {
+            block.set_mark(false);
         }
     }
 }

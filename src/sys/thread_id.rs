@@ -8,7 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct ThreadId(u64);
 
 impl ThreadId {
+    /// The thread that has this number.
+    #[inline]
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Not 0.
+    #[inline]
     pub(crate) fn number(self) -> u64 {
         self.0
     }
