@@ -272,15 +272,13 @@ impl<S: System> Work<'_, S> {
         S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
         let Tools { desk, told, .. } = &mut self.tools;
         let marks = self.writer.marks();
-        let is_announced = || marks.is_announced_another();
-        let has_mail = || marks.mail() != told.heard;
-        if !desk.page.spin_as_worker(desk.spin, is_announced, || is_announced() || has_mail()) {
+        if !marks.hears_more(desk.spin, told.heard) {
             told.is_quiet = true;
             return false;
         }
         // A call is announced after the mail that it needs was counted.
         match marks.announced_another() {
-            Some(Announced { call, id: asked, granted }) if asked == id && !has_mail() => {
+            Some(Announced { call, id: asked, granted }) if asked == id && marks.mail() == told.heard => {
                 told.call = call;
                 self.writer.go_to_call(call);
                 self.begin(granted);
