@@ -385,10 +385,11 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
-        let is_all = self.all_drawn && form == Form::Nothing;
-        if is_all && self.tools.desk.home.is_seen_here() && !ending::was_told(self.writer.call()) {
+        let is_plain =
+            form == Form::Nothing && self.tools.desk.home.is_seen_here() && !ending::was_told(self.writer.call());
+        if is_plain && self.all_drawn {
             self.writer.nothing_at_all(chunk);
-        } else {
+        } else if !(is_plain && self.writer.nothing_more(chunk)) {
             self.note(chunk, form, record);
         }
     }
