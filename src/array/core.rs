@@ -299,6 +299,8 @@ mod tests {
             core.lock(Mode::Shared, Wait::No, Via::Lending).is_err_and(|error| error.kind() == ErrorKind::Poisoned)
         );
         array.clear_poison().unwrap();
+        drop(array.core().lock_quickly(Mode::Exclusive, Via::Lending).unwrap());
+        assert!(!array.core().is_marked());
         array.share_fd().unwrap();
         assert!(array.core().lock_quickly(Mode::Shared, Via::Lending).is_none());
     }

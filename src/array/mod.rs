@@ -191,6 +191,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         self.read_within(Wait::at_most(timeout))
     }
 
+    #[inline]
     fn read_within(&self, wait: Wait<'_>) -> Result<ReadGuard<'_, T, D>> {
         let held = self.core.lock(Mode::Shared, wait, Via::Own)?;
         Ok(ReadGuard::new(&self.elements, held))
@@ -223,6 +224,7 @@ impl<T: Pod, D: Dimension> SharedArray<T, D> {
         self.write_within(Wait::at_most(timeout))
     }
 
+    #[inline]
     fn write_within(&mut self, wait: Wait<'_>) -> Result<WriteGuard<'_, T, D>> {
         self.core.release_leaked();
         let held = self.core.lock(Mode::Exclusive, wait, Via::Own)?;

@@ -52,18 +52,15 @@ impl Home {
     }
 
     /// Is the calling process that one?
-    #[inline]
     pub(crate) fn is_here(&self) -> bool {
-        match self.word {
-            // Relaxed: as in `epoch`. A child finds another epoch, or 0, which is none.
-            Some(word) => word.load(Ordering::Relaxed) == self.epoch.0,
-            None => self.has_the_id(),
-        }
+        self.is_seen_here() || self.epoch == epoch()
     }
 
-    #[cold]
-    fn has_the_id(&self) -> bool {
-        self.epoch == epoch()
+    /// The same where that can be seen at a glance, and `false` where it cannot.
+    #[inline]
+    pub(crate) fn is_seen_here(&self) -> bool {
+        // Relaxed: as in `epoch`. A child finds another epoch, or 0, which is none.
+        self.word.is_some_and(|word| word.load(Ordering::Relaxed) == self.epoch.0)
     }
 }
 
@@ -134,11 +131,12 @@ mod tests {
         assert_eq!(mine, epoch());
         let home = Home::here();
         assert!(home.is_here());
+        assert_eq!(home.is_seen_here(), home.word.is_some());
         assert_eq!((process_id(), process_id()), (std::process::id(), std::process::id()));
         // SAFETY: the child only reads an atomic and leaves with _exit.
         match unsafe { libc::fork() } {
             0 => {
-                let away = !home.is_here();
+                let away = !home.is_here() && !home.is_seen_here();
                 let known = epoch() == epoch() && process_id() == std::process::id();
                 let code = i32::from(epoch() == mine || !known || !away || home.is_here());
                 // SAFETY: ends the child without running anything of the parent's.

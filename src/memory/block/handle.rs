@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::lane::{self, Pass};
 use super::monitor::Holder;
-use super::{Access, Block, Grant, Mode, Via, Wait, lent};
+use super::{Access, Block, Grant, Mode, Via, Wait};
 use crate::error::Result;
 use crate::sys::thread_id;
 
@@ -129,8 +129,8 @@ impl<'a, S: Share> Locked<'a, S> {
     #[inline]
     pub(crate) fn quickly(by: &'a S, mode: Mode, via: Via) -> Option<Self> {
         let handle = by.lock_handle();
-        // Where a task was lent anything, it takes a longer look to tell whether this is it.
-        if !handle.block.is_of_this_process() || lent::any() || (mode == Mode::Exclusive && std::thread::panicking()) {
+        // What a task was lent another process has made, so here it is not private, and nobody has to ask for it.
+        if !handle.block.is_of_this_process() || (mode == Mode::Exclusive && std::thread::panicking()) {
             return None;
         }
         let pass = Pass::of(handle.holder(mode, via))?;

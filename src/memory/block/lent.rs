@@ -43,15 +43,9 @@ impl Drop for NotedLent {
     }
 }
 
-/// May the call have lent a block?
-#[inline]
-pub(super) fn any() -> bool {
-    ANY_LENT.load(Ordering::Relaxed)
-}
-
 /// To lock such a block in that mode is an error.
 pub(super) fn refuse(id: FileId, mode: Mode) -> Result<()> {
-    if any() && is_lent_in_conflict(id, mode) {
+    if ANY_LENT.load(Ordering::Relaxed) && is_lent_in_conflict(id, mode) {
         return Err(Error::new(
             ErrorKind::WouldBlock,
             "the call that this task belongs to was lent the same block, and waiting for its end here would never end; \

@@ -370,6 +370,7 @@ impl Block {
     }
 
     /// Takes back the kernel's locks that nobody is noted for, and lets those that wait look again.
+    #[inline]
     fn released(&self, mut inside: Inside<'_>) {
         if !inside.private {
             for via in [Via::Own, Via::Lending] {

@@ -143,6 +143,7 @@ impl<P: Primitives> Monitor<P> {
     }
 
     /// Everybody who holds the block is noted in what this returns, and for as long as it lives nobody comes or goes.
+    #[inline]
     pub(super) fn enter(&self) -> Inside<'_, P> {
         let mut local = P::lock(&self.local);
         if let Some(pass) = self.lane.close() {
@@ -161,6 +162,7 @@ pub(super) struct Inside<'a, P: Primitives = Std> {
 
 impl<P: Primitives> Inside<'_, P> {
     /// A thread that waits for itself would wait for ever.
+    #[inline]
     pub(super) fn refuse_own(&self, holder: Holder) -> Result<()> {
         let Holder { thread, mode, .. } = holder;
         if self.holders.iter().any(|h| h.thread == thread && (h.mode == Mode::Exclusive || mode == Mode::Exclusive)) {
@@ -174,6 +176,7 @@ impl<P: Primitives> Inside<'_, P> {
 
     /// Waits until the holder can be admitted; `false` where the wait is over before. A reader that comes while others of
     /// this process have the kernel's lock is held back for a moment where `gate_is_open` says no.
+    #[inline]
     pub(super) fn wait_for_turn(
         &mut self,
         holder: Holder,
@@ -188,6 +191,7 @@ impl<P: Primitives> Inside<'_, P> {
         turn
     }
 
+    #[inline]
     fn wait_to_be_admitted(
         &mut self,
         Holder { thread, mode, .. }: Holder,
@@ -230,6 +234,7 @@ impl<P: Primitives> Inside<'_, P> {
     }
 
     /// Takes out one entry like that; `false` where there is none.
+    #[inline]
     pub(super) fn remove(&mut self, holder: Holder) -> bool {
         let position = self.holders.iter().position(|noted| *noted == holder);
         position.is_some_and(|position| {
@@ -246,6 +251,7 @@ impl<P: Primitives> Inside<'_, P> {
     }
 
     /// Lets those that wait look again. Without any it makes no system call, which a condition variable always does.
+    #[inline]
     pub(super) fn wake(self) {
         let (monitor, sleepers) = (self.monitor, self.sleepers);
         drop(self);
@@ -258,18 +264,21 @@ impl<P: Primitives> Inside<'_, P> {
 impl<P: Primitives> Deref for Inside<'_, P> {
     type Target = Local;
 
+    #[inline]
     fn deref(&self) -> &Local {
         self.local.as_ref().expect("the mutex is locked but while this waits")
     }
 }
 
 impl<P: Primitives> DerefMut for Inside<'_, P> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Local {
         self.local.as_mut().expect("the mutex is locked but while this waits")
     }
 }
 
 impl<P: Primitives> Drop for Inside<'_, P> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(local) = &self.local {
             self.monitor.lane.settle(local.rest());
@@ -279,6 +288,7 @@ impl<P: Primitives> Drop for Inside<'_, P> {
 
 impl Local {
     /// How the lane is to be left.
+    #[inline]
     fn rest(&self) -> Rest {
         if !self.private && self.holders.is_empty() {
             Rest::Vacant
@@ -291,6 +301,7 @@ impl Local {
         }
     }
 
+    #[inline]
     fn admits(&self, mode: Mode, thread: ThreadId) -> bool {
         if self.asking.is_some() || self.holders.iter().any(|holder| holder.mode == Mode::Exclusive) {
             return false;
@@ -304,6 +315,7 @@ impl Local {
 
     /// Would it be a reader that comes while others of this process hold the kernel's lock? Not one that reads already:
     /// a writer that waits for that thread would be waited for in turn.
+    #[inline]
     fn joins_readers(&self, mode: Mode, thread: ThreadId) -> bool {
         mode == Mode::Shared
             && !self.private
@@ -312,6 +324,7 @@ impl Local {
     }
 
     /// What the kernel holds for the entries of a [`Via`].
+    #[inline]
     pub(super) fn kernel(&mut self, via: Via) -> &mut Option<(Mode, Access)> {
         match via {
             Via::Own => &mut self.own,

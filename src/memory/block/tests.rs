@@ -216,6 +216,19 @@ fn a_lock_by_the_lane_becomes_the_kernel_s_when_others_may_come() {
 }
 
 #[test]
+fn a_block_stays_private_where_a_holder_cannot_have_the_kernel_s_lock() {
+    let file = memfd::create().unwrap();
+    let open = || file::reopen(file.as_fd(), Access::ReadOnly).unwrap();
+    let handle = LockHandle::new(Block::open(open(), Access::ReadOnly, true).unwrap());
+    let locked = Locked::quickly(&handle, Mode::Exclusive, Via::Own).unwrap();
+    // The kernel locks for writing only what was opened for it.
+    assert_eq!(handle.end_privacy().unwrap_err().kind(), ErrorKind::Permission);
+    drop(locked);
+    assert!(is_open(&handle) && handle.is_sole_and_private());
+    assert_eq!(lock::held_elsewhere(open().as_fd()).unwrap(), None);
+}
+
+#[test]
 fn a_handle_is_sole_and_private_while_nobody_holds_it() {
     let (block, _fd) = private();
     let handle = LockHandle::new(block);

@@ -495,18 +495,6 @@ impl<W: Words> Board<W> {
         }
     }
 
-    /// Worker: looks whether `soon` is true, and goes on to look for so long, now and then whether `come` is. `false` where
-    /// neither was.
-    #[inline]
-    pub(crate) fn spin_as_worker(
-        &self,
-        spin: Duration,
-        mut soon: impl FnMut() -> bool,
-        mut come: impl FnMut() -> bool,
-    ) -> bool {
-        soon() || spin_until(spin, soon, &mut come)
-    }
-
     /// Worker: returns when `come` is true, when it was rung, after `timeout`, or for no reason; spins at first, where it mostly
     /// looks at `soon` alone.
     #[inline]
@@ -589,10 +577,12 @@ impl<W: Words> Marks<'_, W> {
         self.call = call;
     }
 
-    /// Has the worker been told of another call?
+    /// Looks once, and goes on for so long, whether the worker is told of another call, and now and then whether it has
+    /// more mail than it has `heard`. `false` where neither has come.
     #[inline]
-    pub(crate) fn is_announced_another(&self) -> bool {
-        is_announced_after(self.talk, self.call)
+    pub(crate) fn hears_more(&self, spin: Duration, heard: u64) -> bool {
+        let is_announced = || is_announced_after(self.talk, self.call);
+        is_announced() || spin_until(spin, is_announced, &mut || is_announced() || self.mail() != heard)
     }
 
     /// The other call that it was told of.

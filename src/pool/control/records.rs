@@ -183,32 +183,41 @@ impl<'p, M: Memory> Writer<'p, M> {
         self.marks.taken() != self.taken
     }
 
+    /// A chunk is done and returned nothing.
+    pub(crate) fn nothing(&mut self, chunk: usize) -> Room {
+        if self.nothing_more(chunk) {
+            return Room::Enough;
+        }
+        let Range { start, end } = self.done;
+        if !self.done.is_empty() {
+            let room = self.append(&head(DONE, start, end).to_ne_bytes());
+            if room != Room::Enough {
+                return room;
+            }
+        }
+        self.done = chunk..chunk + 1;
+        self.marks.note_done(&self.done);
+        self.noted_done = true;
+        Room::Enough
+    }
+
+    /// The same for a chunk that follows the one before; `false` where it does not.
+    #[inline]
+    pub(crate) fn nothing_more(&mut self, chunk: usize) -> bool {
+        let follows = self.done.end == chunk && !self.done.is_empty();
+        if follows {
+            self.done.end += 1;
+            self.marks.note_done(&self.done);
+        }
+        follows
+    }
+
     /// The call's only chunk here is done and returned nothing, and the call is finished next.
     ///
     /// A worker that is killed in between has not said that the chunk is done.
     #[inline]
     pub(crate) fn nothing_at_all(&mut self, chunk: usize) {
         self.done = chunk..chunk + 1;
-    }
-
-    /// A chunk is done and returned nothing.
-    #[inline]
-    pub(crate) fn nothing(&mut self, chunk: usize) -> Room {
-        if self.done.end == chunk && !self.done.is_empty() {
-            self.done.end += 1;
-        } else {
-            let Range { start, end } = self.done;
-            if !self.done.is_empty() {
-                let room = self.append(&head(DONE, start, end).to_ne_bytes());
-                if room != Room::Enough {
-                    return room;
-                }
-            }
-            self.done = chunk..chunk + 1;
-        }
-        self.marks.note_done(&self.done);
-        self.noted_done = true;
-        Room::Enough
     }
 
     /// A chunk is done and returned the numbers in the record.

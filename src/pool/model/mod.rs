@@ -136,6 +136,7 @@ fn a_worker_stays_in_its_task_for_calls_that_ask_the_same_alone() {
     Scenario::new(1, &[&[Nothing], &[Nothing, Nothing], &[Nothing, Nothing]]).preemptions(2).check_steps(0);
     Scenario::new(2, &[&[Nothing, Nothing], &[Nothing, Nothing, Nothing]]).preemptions(1).check_steps(0);
     Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).retries(1).check_steps(1);
+    Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).watched_from(1).preemptions(1).check_steps(0);
 }
 
 #[test]

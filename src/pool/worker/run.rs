@@ -272,15 +272,13 @@ impl<S: System> Work<'_, S> {
         S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
         let Tools { desk, told, .. } = &mut self.tools;
         let marks = self.writer.marks();
-        let is_announced = || marks.is_announced_another();
-        let has_mail = || marks.mail() != told.heard;
-        if !desk.page.spin_as_worker(desk.spin, is_announced, || is_announced() || has_mail()) {
+        if !marks.hears_more(desk.spin, told.heard) {
             told.is_quiet = true;
             return false;
         }
         // A call is announced after the mail that it needs was counted.
         match marks.announced_another() {
-            Some(Announced { call, id: asked, granted }) if asked == id && !has_mail() => {
+            Some(Announced { call, id: asked, granted }) if asked == id && marks.mail() == told.heard => {
                 told.call = call;
                 self.writer.go_to_call(call);
                 self.begin(granted);
@@ -295,7 +293,6 @@ impl<S: System> Work<'_, S> {
     }
 
     /// Before anything is said of a chunk.
-    #[inline]
     fn check_home(&self) {
         if !self.tools.desk.home.is_here() {
             // A child that the task forked and that came back here: the worker itself will answer.
@@ -355,6 +352,7 @@ impl<S: System> Work<'_, S> {
     /// Notes what a chunk has returned.
     #[inline(never)]
     fn note(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        self.check_home();
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
         }
@@ -387,10 +385,11 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
-        self.check_home();
-        if form == Form::Nothing && self.all_drawn && !ending::was_told(self.writer.call()) {
+        let is_plain =
+            form == Form::Nothing && self.tools.desk.home.is_seen_here() && !ending::was_told(self.writer.call());
+        if is_plain && self.all_drawn {
             self.writer.nothing_at_all(chunk);
-        } else {
+        } else if !(is_plain && self.writer.nothing_more(chunk)) {
             self.note(chunk, form, record);
         }
     }
