@@ -14,7 +14,7 @@ mod shared_memory;
 pub mod spare;
 
 pub(crate) use atomic_file::AtomicFile;
-pub(crate) use block::{Block, Borrower, LockHandle, Locked, Share, Via, note_lent, note_lent_again};
+pub(crate) use block::{Block, Borrower, LockHandle, Locked, NotedLent, Share, Via, note_lent, note_lent_again};
 pub(crate) use copy::{copy_in, copy_out, put_words};
 pub(crate) use draft::{Draft, Target};
 pub(crate) use held::{HeldName, check_is_memory};

@@ -37,6 +37,12 @@ impl Chunk {
         (self.index, self.rows) = (index, division.rows_of(index));
     }
 
+    /// The same for the chunks of another call that is cut in the same way.
+    #[inline]
+    pub(crate) fn go_to_call(&mut self, ending: Ending) {
+        self.ending = ending;
+    }
+
     /// Which chunk of the call this is, from 0.
     pub fn index(&self) -> usize {
         self.index

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use super::args::{Cursor, MappedBlock};
 use super::call::{Unsettled, lock};
 use super::cancel::Stop;
-use super::chunk::{Division, Ending, Progress};
+use super::chunk::{Chunk, Ending, Progress};
 use super::control::{Entry, Record};
 use super::numbers::Form;
 use super::plan::{BlockAccess, Plan};
@@ -75,20 +75,17 @@ impl All<'_> {
 }
 
 impl Share for All<'_> {
-    fn division(&self) -> Division {
-        self.scope.division
+    fn no_chunk(&self) -> Chunk {
+        Chunk::of_call(self.scope.division, Ending::Here(self.stop.map_or_else(Weak::new, Arc::downgrade)))
     }
 
-    fn ending(&self) -> Ending {
-        Ending::Here(self.stop.map_or_else(Weak::new, Arc::downgrade))
-    }
-
-    fn next(&mut self) -> Option<usize> {
+    fn next(&mut self, chunk: &mut Chunk) -> bool {
         if self.begun >= self.scope.chunks() || self.heed_stop() {
-            return None;
+            return false;
         }
+        chunk.go_to(self.scope.only.map_or(self.begun, |only| only[self.begun]), self.scope.division);
         self.begun += 1;
-        Some(self.scope.only.map_or(self.begun - 1, |only| only[self.begun - 1]))
+        true
     }
 
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {

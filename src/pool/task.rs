@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 
 use super::args::{Args, Cursor, mark_of, mix};
-use super::chunk::{Chunk, Division, Ending};
+use super::chunk::Chunk;
 use super::control::Record;
 use super::numbers::Form;
 use super::plan::encode_to;
@@ -36,14 +36,12 @@ type RunFn = unsafe fn(usize, &mut Cursor<'_>, &mut dyn Share, &mut Record);
 
 /// Whose chunks a task runs, one after another. What is asked for each of them is passed in registers.
 pub(crate) trait Share {
-    /// How the call is cut into chunks.
-    fn division(&self) -> Division;
+    /// No chunk yet, but for [`next`](Self::next).
+    fn no_chunk(&self) -> Chunk;
 
-    /// Where it stands whether the call is to end.
-    fn ending(&self) -> Ending;
-
-    /// The next chunk, which nobody else has.
-    fn next(&mut self) -> Option<usize>;
+    /// Goes on to the next chunk, which nobody else has: one of the call or, where it has no more and nothing of it is
+    /// touched any more, one of a later call that asks the same. `false` where there is none.
+    fn next(&mut self, chunk: &mut Chunk) -> bool;
 
     /// The chunk is done; what it returned is in the record.
     fn done(&mut self, chunk: usize, form: Form, record: &mut Record);
@@ -136,7 +134,8 @@ impl<A: Args, R, K: Kind<R>> Instance<A, R, K> {
         &TaskEntry { magic: MAGIC, types: mix(mix(mark_of::<R>(K::TAG), A::TYPES), MAGIC), run: run::<A, R, K> };
 }
 
-/// Calls the task for every chunk of `share`. What its arguments are is found out once.
+/// Calls the task for every chunk of `share`, in one call after another for as long as they ask the same. What the
+/// task's arguments are is found out once.
 ///
 /// # Safety
 /// `function` is the address of a `Task<A, R>`; for the cursor and the chunks as for [`Args::take`].
@@ -149,13 +148,13 @@ unsafe fn run<A: Args, R, K: Kind<R>>(
     // SAFETY: a function pointer of exactly this type was turned into the address, by the caller's word.
     let task = unsafe { std::mem::transmute::<usize, Task<A, R>>(function) };
     let found = A::find(cursor);
-    let division = share.division();
-    let mut chunk = Chunk::of_call(division, share.ending());
-    while let Some(index) = share.next() {
-        chunk.go_to(index, division);
+    let mut chunk = share.no_chunk();
+    while share.next(&mut chunk) {
+        let index = chunk.index();
         let ended = match &found {
             Ok(found) => ended(|| {
-                // SAFETY: found right here; the rest is passed on.
+                // SAFETY: found right here; the rest is passed on. The views are gone when the task returns, as it takes
+                // them for any lifetime.
                 let views = unsafe { A::take(found, index) };
                 let views = views.map_err(|error| TaskFailure::Broken(error.to_string()))?;
                 K::report(task(views, &chunk), record)

@@ -38,6 +38,32 @@ pub(crate) fn epoch() -> Epoch {
     }
 }
 
+/// The process that this was made in, for who asks often whether it still is that one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    word: Option<&'static AtomicU64>,
+    epoch: Epoch,
+}
+
+impl Home {
+    pub(crate) fn here() -> Self {
+        let epoch = epoch();
+        Self { word: WORDS.get().copied().flatten().map(|words| &words.epoch), epoch }
+    }
+
+    /// Is the calling process that one?
+    pub(crate) fn is_here(&self) -> bool {
+        self.is_seen_here() || self.epoch == epoch()
+    }
+
+    /// The same where that can be seen at a glance, and `false` where it cannot.
+    #[inline]
+    pub(crate) fn is_seen_here(&self) -> bool {
+        // Relaxed: as in `epoch`. A child finds another epoch, or 0, which is none.
+        self.word.is_some_and(|word| word.load(Ordering::Relaxed) == self.epoch.0)
+    }
+}
+
 /// The id of the calling process.
 #[inline]
 pub(crate) fn process_id() -> u32 {
@@ -103,12 +129,16 @@ mod tests {
     fn a_forked_child_has_another_epoch_and_id() {
         let mine = epoch();
         assert_eq!(mine, epoch());
+        let home = Home::here();
+        assert!(home.is_here());
+        assert_eq!(home.is_seen_here(), home.word.is_some());
         assert_eq!((process_id(), process_id()), (std::process::id(), std::process::id()));
         // SAFETY: the child only reads an atomic and leaves with _exit.
         match unsafe { libc::fork() } {
             0 => {
+                let away = !home.is_here() && !home.is_seen_here();
                 let known = epoch() == epoch() && process_id() == std::process::id();
-                let code = i32::from(epoch() == mine || !known);
+                let code = i32::from(epoch() == mine || !known || !away || home.is_here());
                 // SAFETY: ends the child without running anything of the parent's.
                 unsafe { libc::_exit(code) }
             }

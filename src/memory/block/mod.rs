@@ -28,7 +28,7 @@ mod monitor;
 mod tests;
 
 pub(crate) use handle::{LockHandle, Locked, Share};
-pub(crate) use lent::{note_lent, note_lent_again};
+pub(crate) use lent::{NotedLent, note_lent, note_lent_again};
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

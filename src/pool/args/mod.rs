@@ -68,8 +68,8 @@ pub trait Args: sealed::Sealed {
     ///
     /// # Safety
     ///
-    /// `found` comes from a cursor that stood where `describe` of a value of this type began. For as long as `'a` the blocks
-    /// are locked as the plan says, and the chunk is in nobody else's hands.
+    /// `found` comes from a cursor that stood where `describe` of a value of this type began. Until the views are gone, which
+    /// may be long before the end of `'a`, the blocks are locked as the plan says, and the chunk is in nobody else's hands.
     #[doc(hidden)]
     unsafe fn take<'a>(found: &Self::Found<'a>, chunk: usize) -> Result<Self::Views<'a>>;
 }

@@ -7,14 +7,13 @@ const WORD: usize = size_of::<u64>();
 
 /// A worker's area of the page, by places in the stream of its outcomes: behind its end it goes on at its beginning.
 pub(super) struct Area<'p, M> {
-    pub(super) page: &'p ControlPage<M>,
-    pub(super) worker: usize,
+    page: &'p ControlPage<M>,
     offset: usize,
 }
 
 impl<'p, M: Memory> Area<'p, M> {
-    pub(super) fn new(page: &'p ControlPage<M>, worker: usize, offset: usize) -> Self {
-        Self { page, worker, offset }
+    pub(super) fn new(page: &'p ControlPage<M>, offset: usize) -> Self {
+        Self { page, offset }
     }
 
     /// The offset of a place, and how many bytes there are up to the end.

@@ -274,17 +274,13 @@ impl<W: Words> Board<W> {
     /// Worker: the call that it was told of last.
     #[inline]
     pub(crate) fn announced(&self, worker: usize) -> Announced {
-        // Acquire: pairs with the release in `announce`.
-        let (call, ticket) = unpack(self.of(worker, DOWN, DOWN_ANNOUNCED).load(Acquire));
-        let id = self.of(worker, DOWN, DOWN_DESCRIPTION).load(Relaxed);
-        Announced { call, id, granted: ticket.checked_sub(1) }
+        Announced::on(self.line_of(worker, DOWN))
     }
 
     /// Worker: has it been told of another call than that?
     #[inline]
     pub(crate) fn is_announced_after(&self, worker: usize, call: u64) -> bool {
-        // Relaxed: what there is to it is found by who looks next.
-        unpack(self.of(worker, DOWN, DOWN_ANNOUNCED).load(Relaxed)).0 > call
+        is_announced_after(self.line_of(worker, DOWN), call)
     }
 
     /// Worker that was told of a call: the length of the description `id`.
@@ -321,17 +317,16 @@ impl<W: Words> Board<W> {
         }
     }
 
-    /// Worker: the words that it needs for every chunk of `call`.
+    /// Worker: the words that it needs for every chunk of `call`, and for those after it.
     #[inline]
     pub(crate) fn marks(&self, worker: usize, call: u64) -> Marks<'_, W> {
         Marks {
             call,
             closed: self.of_all(CLOSED),
-            current: self.of(worker, WORK, WORK_CURRENT),
-            done: self.of(worker, WORK, WORK_DONE),
-            numbers: self.of(worker, WORK, WORK_NUMBERS),
-            written: self.of(worker, WORK, WORK_WRITTEN),
-            taken: self.of(worker, DOWN, DOWN_TAKEN),
+            down: self.line_of(worker, DOWN),
+            work: self.line_of(worker, WORK),
+            up: self.line_of(worker, UP),
+            parent_asleep: self.of_all(PARENT_ASLEEP),
         }
     }
 
@@ -385,20 +380,6 @@ impl<W: Words> Board<W> {
         self.ring_worker(worker);
     }
 
-    /// Worker: nothing of `call` is touched by it any more, and all that came of it was written or said.
-    #[inline]
-    pub(super) fn note_finished(&self, worker: usize, call: u64, done: &Range<usize>, written: usize) {
-        // Relaxed: ordered by the next store.
-        self.of(worker, UP, UP_DONE).store(pack_range(call, done.start, done.end), Relaxed);
-        // Release: whoever sees it sees all that the worker did for the call.
-        self.of(worker, UP, UP_FINISHED).store(pack(call, written), Release);
-        // Relaxed: before this worker's next call. A later one may be like this in those few bits of its number that stand
-        // there, and would be told of chunks that it has not done. Not earlier: then they would be missed where this
-        // worker is killed here.
-        self.of(worker, WORK, WORK_DONE).store(0, Relaxed);
-        self.ring_parent();
-    }
-
     /// Parent: has the worker finished `call`?
     #[inline]
     pub(crate) fn has_finished(&self, worker: usize, call: u64) -> bool {
@@ -427,8 +408,7 @@ impl<W: Words> Board<W> {
     /// Worker: how many messages it was sent.
     #[inline]
     pub(crate) fn mail(&self, worker: usize) -> u64 {
-        // Acquire: pairs with the release in `note_mail`.
-        self.of(worker, DOWN, DOWN_MAIL).load(Acquire)
+        mail(self.line_of(worker, DOWN))
     }
 
     /// Worker: one more message of it is in the parent's socket.
@@ -517,6 +497,29 @@ pub(crate) struct Announced {
     pub(crate) granted: Option<usize>,
 }
 
+impl Announced {
+    /// What a worker finds on its line from the parent.
+    #[inline]
+    fn on<A: Word>(down: &[A; PLACES]) -> Self {
+        // Acquire: pairs with the release in `announce`.
+        let (call, ticket) = unpack(down[DOWN_ANNOUNCED].load(Acquire));
+        let id = down[DOWN_DESCRIPTION].load(Relaxed);
+        Self { call, id, granted: ticket.checked_sub(1) }
+    }
+}
+
+#[inline]
+fn is_announced_after<A: Word>(down: &[A; PLACES], call: u64) -> bool {
+    // Relaxed: what there is to it is found by who looks next.
+    unpack(down[DOWN_ANNOUNCED].load(Relaxed)).0 > call
+}
+
+#[inline]
+fn mail<A: Word>(down: &[A; PLACES]) -> u64 {
+    // Acquire: pairs with the release in `note_mail`.
+    down[DOWN_MAIL].load(Acquire)
+}
+
 /// What a worker says of its outcomes.
 #[derive(Clone, Debug)]
 pub(super) struct Noted {
@@ -527,20 +530,47 @@ pub(super) struct Noted {
     pub(super) written: Place,
 }
 
-/// What a worker needs for every chunk of one call.
+/// What a worker needs for every chunk of one call after another.
 pub(crate) struct Marks<'w, W: Words> {
     call: u64,
     closed: &'w W::Word,
-    current: &'w W::Word,
-    done: &'w W::Word,
-    numbers: &'w W::Word,
-    written: &'w W::Word,
-    taken: &'w W::Word,
+    /// The worker's own lines.
+    down: &'w [W::Word; PLACES],
+    work: &'w [W::Word; PLACES],
+    up: &'w [W::Word; PLACES],
+    parent_asleep: &'w W::Word,
 }
 
 impl<W: Words> Marks<'_, W> {
+    #[inline]
     pub(crate) fn call(&self) -> u64 {
         self.call
+    }
+
+    /// Goes on to a later call.
+    #[inline]
+    pub(super) fn go_to_call(&mut self, call: u64) {
+        self.call = call;
+    }
+
+    /// Looks once, and goes on for so long, whether the worker is told of another call, and now and then whether it has
+    /// more mail than it has `heard`. `false` where neither has come.
+    #[inline]
+    pub(crate) fn hears_more(&self, spin: Duration, heard: u64) -> bool {
+        let is_announced = || is_announced_after(self.down, self.call);
+        is_announced() || spin_until(spin, is_announced, &mut || is_announced() || self.mail() != heard)
+    }
+
+    /// The other call that it was told of.
+    #[inline]
+    pub(crate) fn announced_another(&self) -> Option<Announced> {
+        Some(Announced::on(self.down)).filter(|announced| announced.call > self.call)
+    }
+
+    /// As [`Board::mail`].
+    #[inline]
+    pub(crate) fn mail(&self) -> u64 {
+        mail(self.down)
     }
 
     /// Notes that the worker begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
@@ -553,42 +583,60 @@ impl<W: Words> Marks<'_, W> {
         }
         // Relaxed: read when this worker was reaped, and then all that it did is seen. The task does not begin before: it
         // is called through a pointer.
-        self.current.store(pack(self.call, ticket + 1), Relaxed);
+        self.work[WORK_CURRENT].store(pack(self.call, ticket + 1), Relaxed);
         true
     }
 
-    /// The chunks that it did one after another just now and that returned nothing.
+    /// The chunks that it did one after another just now and that returned nothing. Not needed where the call is finished
+    /// right after: that says so too.
     #[inline]
     pub(super) fn note_done(&self, chunks: &Range<usize>) {
         // Release: whoever sees it sees what the tasks did, and the outcomes that were written before.
-        self.done.store(pack_range(self.call, chunks.start, chunks.end), Release);
+        self.work[WORK_DONE].store(pack_range(self.call, chunks.start, chunks.end), Release);
     }
 
     /// The chunks that it did one after another just now and that returned the numbers behind what is written.
     #[inline]
     pub(super) fn note_numbers(&self, chunks: &Range<usize>) {
         // Release: as above.
-        self.numbers.store(pack_range(self.call, chunks.start, chunks.end), Release);
+        self.work[WORK_NUMBERS].store(pack_range(self.call, chunks.start, chunks.end), Release);
     }
 
     /// There are none, and no later call may be told of any: in those few bits of its number that stand there it may be
     /// like this one.
     pub(super) fn forget_numbers(&self) {
         // Relaxed: before this worker's next call.
-        self.numbers.store(0, Relaxed);
+        self.work[WORK_NUMBERS].store(0, Relaxed);
     }
 
     /// Its outcomes are written up to there.
     #[inline]
     pub(super) fn note_written(&self, written: Place) {
         // Release: as above.
-        self.written.store(pack(self.call, written), Release);
+        self.work[WORK_WRITTEN].store(pack(self.call, written), Release);
     }
 
     /// How far the parent has read them.
     pub(super) fn taken(&self) -> Place {
         // Acquire: pairs with the release in `note_taken`.
-        let (of, place) = unpack(self.taken.load(Acquire));
+        let (of, place) = unpack(self.down[DOWN_TAKEN].load(Acquire));
         if of == self.call { place } else { 0 }
+    }
+
+    /// Nothing of the call is touched by the worker any more, and all that came of it was written or said. `noted` where
+    /// chunks were [noted](Self::note_done) as done.
+    #[inline]
+    pub(super) fn note_finished(&self, done: &Range<usize>, written: Place, noted: bool) {
+        // Relaxed: ordered by the next store.
+        self.up[UP_DONE].store(pack_range(self.call, done.start, done.end), Relaxed);
+        // Release: whoever sees it sees all that the worker did for the call.
+        self.up[UP_FINISHED].store(pack(self.call, written), Release);
+        if noted {
+            // Relaxed: before this worker's next call. A later one may be like this in those few bits of its number that
+            // stand there, and would be told of chunks that it has not done. Not earlier: then they would be missed where
+            // this worker is killed here.
+            self.work[WORK_DONE].store(0, Relaxed);
+        }
+        ring(self.parent_asleep);
     }
 }

@@ -28,7 +28,7 @@
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
 //! | | taken `call:place` | parent | how far it has read the worker's area, in a call that goes on |
 //! | work | current `call:ticket + 1` | worker | the ticket that it began last |
-//! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing |
+//! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing, but for a call's only one |
 //! | | written `call:place` | worker | up to where other outcomes are in its area |
 //! | | numbers `call:a..b` | worker | the chunks that it did one after another last and that returned the numbers behind *written* |
 //! | up | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
@@ -51,6 +51,8 @@
 //!                                              or sends what is too large
 //! reads areas, says how much ────────────────→ where its area is full it rings, and waits for room
 //! reads areas  ←───────────────── rings ────── finished
+//! announces, rings ──────────────────────────→ in its task still, where the description is the same and there is no mail
+//!                                              begins …
 //! ```
 //!
 //! A ticket stands for one chunk. It is in one *run*, or drawn, one or several at a time:
@@ -71,6 +73,13 @@
 //! ahead; how many is up to how many it has left, so that there is always something to take from it. What it drew it begins
 //! one by one, and looks each time whether the call was closed.
 //!
+//! A worker that has finished a call looks for the next announcement from within its task, for as long as it spins. One
+//! with the same description, and no mail beside it, it takes right there: it has all that the description says. It
+//! leaves the task for any other, for mail, and for its sleep.
+//!
+//! A worker that was granted the only ticket that it can have in a call notes *done* in its last word on the call alone.
+//! One that is killed when that task has ended, and before that word, has died over the chunk.
+//!
 //! # Why it is safe
 //!
 //! - A ticket is drawn once: it leaves a run by one compare-and-swap, and only its drawer, or its thief, knows of it then.
@@ -80,6 +89,10 @@
 //!   the range refuse such a late one as well.
 //! - The description is not changed before every worker that takes part has finished or was reaped, so a worker that has
 //!   not finished never reads one that is half written.
+//! - Descriptions have numbers that do not come again while a worker lives, and what one of them means changes by mail
+//!   alone, which is counted before the call that needs it is announced. So what a worker has in its task is right for as
+//!   long as it finds the number again, and then no other mail. It uses none of it before the announcement, from
+//!   when on the parent has locked what is lent.
 //! - A worker that dies leaves the rest of its run where others find it, and its *current* names the chunk that it may
 //!   have begun. What else it has drawn it takes with it, and so does a thief that dies between its two words; no chunk of
 //!   these was begun. They are in no run and have no outcome when everybody has finished or was reaped.
@@ -234,7 +247,7 @@ impl<M: Memory> ControlPage<M> {
 
     /// A worker's area.
     fn area(&self, worker: usize) -> Area<'_, M> {
-        Area::new(self, worker, self.results_offset(worker))
+        Area::new(self, self.results_offset(worker))
     }
 
     #[inline]

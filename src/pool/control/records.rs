@@ -131,6 +131,8 @@ pub(crate) struct Writer<'p, M: Memory = Mapped> {
     written: Place,
     taken: Place,
     done: Range<usize>,
+    /// Whether that was noted before the end of the call.
+    noted_done: bool,
     /// What is open behind that, and its names.
     run: Option<Run>,
     names: [&'static str; MOST],
@@ -146,12 +148,26 @@ impl<'p, M: Memory> Writer<'p, M> {
             written: 0,
             taken: 0,
             done: 0..0,
+            noted_done: false,
             run: None,
             names: [""; MOST],
             had_run: false,
         }
     }
 
+    /// Goes on to a later call, after this one was [finished](Self::finish).
+    #[inline]
+    pub(crate) fn go_to_call(&mut self, call: u64) {
+        self.marks.go_to_call(call);
+    }
+
+    /// The words of the call that it writes of.
+    #[inline]
+    pub(crate) fn marks(&self) -> &Marks<'p, M> {
+        &self.marks
+    }
+
+    #[inline]
     pub(crate) fn call(&self) -> u64 {
         self.marks.call()
     }
@@ -168,22 +184,40 @@ impl<'p, M: Memory> Writer<'p, M> {
     }
 
     /// A chunk is done and returned nothing.
-    #[inline]
     pub(crate) fn nothing(&mut self, chunk: usize) -> Room {
-        if self.done.end == chunk && !self.done.is_empty() {
-            self.done.end += 1;
-        } else {
-            let Range { start, end } = self.done;
-            if !self.done.is_empty() {
-                let room = self.append(&head(DONE, start, end).to_ne_bytes());
-                if room != Room::Enough {
-                    return room;
-                }
-            }
-            self.done = chunk..chunk + 1;
+        if self.nothing_more(chunk) {
+            return Room::Enough;
         }
+        let Range { start, end } = self.done;
+        if !self.done.is_empty() {
+            let room = self.append(&head(DONE, start, end).to_ne_bytes());
+            if room != Room::Enough {
+                return room;
+            }
+        }
+        self.done = chunk..chunk + 1;
         self.marks.note_done(&self.done);
+        self.noted_done = true;
         Room::Enough
+    }
+
+    /// The same for a chunk that follows the one before; `false` where it does not.
+    #[inline]
+    pub(crate) fn nothing_more(&mut self, chunk: usize) -> bool {
+        let follows = self.done.end == chunk && !self.done.is_empty();
+        if follows {
+            self.done.end += 1;
+            self.marks.note_done(&self.done);
+        }
+        follows
+    }
+
+    /// The call's only chunk here is done and returned nothing, and the call is finished next.
+    ///
+    /// A worker that is killed in between has not said that the chunk is done.
+    #[inline]
+    pub(crate) fn nothing_at_all(&mut self, chunk: usize) {
+        self.done = chunk..chunk + 1;
     }
 
     /// A chunk is done and returned the numbers in the record.
@@ -287,14 +321,17 @@ impl<'p, M: Memory> Writer<'p, M> {
         }
     }
 
-    /// The call is over for this worker: nothing of it is touched any more. By reference, as it takes long to move.
+    /// The call is over for this worker: nothing of it is touched any more.
     #[inline]
     pub(crate) fn finish(&mut self) {
         if self.had_run {
             self.close_run();
             self.marks.forget_numbers();
         }
-        self.area.page.note_finished(self.area.worker, self.marks.call(), &self.done, self.written);
+        self.marks.note_finished(&self.done, self.written, self.noted_done);
+        // For a later call, before that is waited for.
+        (self.written, self.taken, self.done) = (0, 0, 0..0);
+        (self.noted_done, self.had_run) = (false, false);
     }
 }
 

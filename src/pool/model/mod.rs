@@ -27,7 +27,8 @@
 //! # What is imitated
 //!
 //! - A futex: a sleeper compares and sleeps in one step, and is woken by a wake alone. No timeout ever ends, so a wake-up that
-//!   is lost is a deadlock, which the checkers report, unless a time comes that somebody waits for. Nobody spins.
+//!   is lost is a deadlock, which the checkers report, unless a time comes that somebody waits for. Nobody spins: a
+//!   worker in its task looks once for the next call.
 //! - A death by `kill -9`: the thread takes no more steps. What unwinds then touches nothing shared, which is checked. Its
 //!   end can be seen by the parent from then on, after everything that it did; some time later the parent has news and is
 //!   rung, as the thread that watches does. The next worker in its place lives in the same thread of the checker. Whom the
@@ -128,6 +129,14 @@ fn one_call_follows_another() {
     Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).memory(Memory::Strong).check();
     Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).watched().preemptions(1).memory(Memory::Strong).check();
     Scenario::new(1, &[&[Nothing], &[Little]]).preemptions(1).check();
+}
+
+#[test]
+fn a_worker_stays_in_its_task_for_calls_that_ask_the_same_alone() {
+    Scenario::new(1, &[&[Nothing], &[Nothing, Nothing], &[Nothing, Nothing]]).preemptions(2).check_steps(0);
+    Scenario::new(2, &[&[Nothing, Nothing], &[Nothing, Nothing, Nothing]]).preemptions(1).check_steps(0);
+    Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).preemptions(1).retries(1).check_steps(1);
+    Scenario::new(1, &[&[Nothing], &[Nothing], &[Nothing]]).watched_from(1).preemptions(1).check_steps(0);
 }
 
 #[test]

@@ -92,8 +92,8 @@ pub(super) struct Scenario {
     pub(super) news_after_each_chunk: bool,
     /// How many tickets workers draw at a time.
     pub(super) portion: usize,
-    /// Whether somebody watches the calls' progress, so that none of them is `smooth`.
-    pub(super) watched: bool,
+    /// From which call on somebody watches their progress, so that none of them is `smooth`.
+    pub(super) watched: usize,
     /// Whether the end of the pool is looked at as well, and not only its calls.
     pub(super) farewell: bool,
     pub(super) ending: Option<Ending>,
@@ -126,7 +126,7 @@ impl Scenario {
             memory: Memory::AsOrdered,
             news_after_each_chunk: false,
             portion: 1,
-            watched: false,
+            watched: usize::MAX,
             farewell: false,
             ending: None,
             lent: &[],
@@ -165,7 +165,12 @@ impl Scenario {
     }
 
     pub(super) fn watched(self) -> Self {
-        Self { watched: true, ..self }
+        self.watched_from(0)
+    }
+
+    /// Somebody watches all calls but the first so many.
+    pub(super) fn watched_from(self, watched: usize) -> Self {
+        Self { watched, ..self }
     }
 
     pub(super) fn and_farewell(self) -> Self {
@@ -322,7 +327,8 @@ fn parent(machine: &Machine) {
         };
         let limits = Limits { retries: scenario.retries, stop: stop.as_ref() };
         let mut tell = |progress: Progress| machine.told.set(progress.chunks_done);
-        let progress: Option<&mut dyn FnMut(Progress)> = if scenario.watched { Some(&mut tell) } else { None };
+        let progress: Option<&mut dyn FnMut(Progress)> =
+            if number >= scenario.watched { Some(&mut tell) } else { None };
         let before = crew.last_call();
         let settled = smooth::run(&mut crew, &asked, limits, progress).expect("the call is described");
         let settled = settled.expect("no process was forked").map_or_else(

@@ -156,3 +156,28 @@ fn a_dropped_array_is_unmapped_after_the_call_that_is_announced() {
     assert_eq!(results(running), with, "the call did not have to wait");
     assert_eq!(empty(&mut crew), without);
 }
+
+/// The worker waited for its next call in its task, and went on there.
+#[test]
+fn a_dropped_array_is_unmapped_while_the_same_calls_go_on() {
+    let spin = std::time::Duration::from_secs(60);
+    let mut crew = Crew::start(CrewOptions { workers: 1, spin, ..CrewOptions::default() }).unwrap();
+    let array = SharedArray::<u8, Ix1>::zeros(1 << 20).unwrap();
+    let args = &array;
+    let mut with_array = Plan::new();
+    args.describe(&mut with_array).unwrap();
+    let without = empty(&mut crew);
+    let lending = asked::<&SharedArray<u8, Ix1>>(&crew, &mut with_array, |_, _| mappings());
+    let with = results(Running::start(&mut crew, &lending, Limits::default()).unwrap());
+    assert_eq!(empty(&mut crew), with);
+
+    stop(&crew, 0);
+    let serial = array.core().memory().lock().block().serial();
+    crew.forget(&mut vec![serial]);
+    let mut plan = Plan::new();
+    let asked = asked::<()>(&crew, &mut plan, |(), _| mappings());
+    let running = Running::start(&mut crew, &asked, Limits::default()).unwrap();
+    go_on(running.crew, 0);
+    assert_eq!(results(running), with, "the call did not have to wait");
+    assert_eq!(empty(&mut crew), without);
+}

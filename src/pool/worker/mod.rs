@@ -1,4 +1,13 @@
 //! The worker's side: messages come in, chunks are run, outcomes go out.
+//!
+//! ```text
+//!           call                        finished
+//! asleep ──────────→ reads its mail, ────────────→ looks, in its task, for a call that asks the same
+//!   ↑                then the call                   │  │
+//!   │                   ↑     ↑                      │  └──────→ runs it; finished, it looks again
+//!   │                   │     └── mail, another call ┘
+//!   └── nothing has come (one more look) ────────────┘
+//! ```
 
 pub(super) mod ending;
 mod panics;
@@ -17,6 +26,7 @@ use super::system::{Kernel, System};
 use super::task::TaskRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
+use crate::sys::fork::Home;
 use crate::sys::map::{Access, Mapping};
 use crate::sys::process::is_hung_up;
 use crate::sys::socket::{Received, Socket};
@@ -36,19 +46,29 @@ struct Desk<S: System> {
     socket: Socket,
     index: usize,
     page: Arc<ControlPage<S::Memory>>,
+    /// How long it looks for what comes next before it sleeps.
+    spin: Duration,
+    home: Home,
+}
+
+/// What a worker was told so far.
+#[derive(Default)]
+struct Told {
+    /// How many messages were read.
+    heard: u64,
+    /// The last call.
+    call: u64,
+    /// Nothing has come since for as long as it spins.
+    is_quiet: bool,
 }
 
 /// One worker process.
 struct Worker<S: System> {
     desk: Desk<S>,
-    spin: Duration,
-    blocks: BTreeMap<u64, Result<Kept>>,
+    told: Told,
+    blocks: Blocks,
     /// Blocks that the parent has dropped. To unmap them takes its time, which no call has to wait for.
     leaving: Vec<Result<Kept>>,
-    /// How many messages were read.
-    heard: u64,
-    /// The last call that this worker was told of.
-    call: u64,
     /// What it was told to do last: the next call is mostly the same.
     known: Option<Box<Known>>,
     /// The description whose blocks were noted as lent last, if they still are what it says.
@@ -62,6 +82,8 @@ struct Known {
     message: CallMessage,
     task: TaskRef,
 }
+
+type Blocks = BTreeMap<u64, Result<Kept>>;
 
 /// A block that stays mapped for as long as the parent has it.
 struct Kept {
@@ -84,14 +106,11 @@ pub(super) fn work_in<S: System>(socket: Socket, index: usize) -> ! {
     loop {
         #[cfg(test)]
         S::at_rest(|| worker.state());
-        let Desk { page, .. } = &worker.desk;
-        page.wait_as_worker(
-            index,
-            worker.spin,
-            SLEEP,
-            || page.is_announced_after(index, worker.call),
-            || worker.has_work(),
-        );
+        let Desk { page, spin, .. } = &worker.desk;
+        // Once is enough.
+        let spin = if std::mem::take(&mut worker.told.is_quiet) { Duration::ZERO } else { *spin };
+        let is_announced = || page.is_announced_after(index, worker.told.call);
+        page.wait_as_worker(index, spin, SLEEP, is_announced, || worker.has_work());
         // Woken for nothing: the parent has dropped the pool, or is gone.
         if !worker.work() && is_hung_up(worker.desk.socket.as_fd()) {
             S::exit(0);
@@ -122,12 +141,10 @@ impl<S: System> Worker<S> {
         let page = fds.into_iter().next().map(|fd| S::map_page(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { S::exit(CONFUSED) };
         Self {
-            desk: Desk { socket, index, page },
-            spin: Duration::from_nanos(spin),
+            desk: Desk { socket, index, page, spin: Duration::from_nanos(spin), home: Home::here() },
+            told: Told { call, ..Told::default() },
             blocks: BTreeMap::new(),
             leaving: Vec::new(),
-            heard: 0,
-            call,
             known: None,
             noted: None,
             record: Record::default(),
@@ -137,15 +154,14 @@ impl<S: System> Worker<S> {
     /// All that it will do depends on, beside the page and its mail.
     #[cfg(test)]
     fn state(&self) -> String {
-        let blocks: Vec<_> = self.blocks.iter().map(|(serial, kept)| (serial, kept.is_ok())).collect();
-        format!("{:?}", (self.heard, self.call, self.known.as_ref().map(|known| known.id), blocks))
+        state(&self.told, self.known.as_ref().map(|known| known.id), &self.blocks)
     }
 
     /// Is there mail, or a call?
     #[inline]
     fn has_work(&self) -> bool {
-        self.desk.page.is_announced_after(self.desk.index, self.call)
-            || self.desk.page.mail(self.desk.index) > self.heard
+        self.desk.page.is_announced_after(self.desk.index, self.told.call)
+            || self.desk.page.mail(self.desk.index) > self.told.heard
     }
 
     /// Reads the mail, then runs the call that was announced, then unmaps what the mail said; `false` where there was nothing
@@ -155,12 +171,12 @@ impl<S: System> Worker<S> {
         let mut worked = false;
         // A call is announced after the mail that it needs was counted, so reading the count first would miss some of it.
         let Announced { call, id, granted } = self.desk.page.announced(self.desk.index);
-        while self.heard < self.desk.page.mail(self.desk.index) {
+        while self.told.heard < self.desk.page.mail(self.desk.index) {
             worked = true;
             self.read();
         }
-        if call > self.call {
-            self.call = call;
+        if call > self.told.call {
+            self.told.call = call;
             worked = true;
             let is_known = self.known.as_ref().is_some_and(|known| known.id == id);
             let known = if is_known { Ok(()) } else { self.learn(id) };
@@ -177,7 +193,7 @@ impl<S: System> Worker<S> {
     /// Reads a message.
     #[cold]
     fn read(&mut self) {
-        self.heard += 1;
+        self.told.heard += 1;
         self.noted = None;
         let received = receive::<S>(&self.desk.socket);
         if self.handle(received).is_err() {
@@ -219,7 +235,7 @@ impl<S: System> Worker<S> {
                 }
             }
             ToWorker::Call(call) => {
-                self.call = self.call.max(call.call);
+                self.told.call = self.told.call.max(call.call);
                 let run = TaskRef::find(call.task).and_then(|task| self.run(task, &call));
                 if let Err(error) = run {
                     self.refuse(call.call, &error);
@@ -247,6 +263,13 @@ impl<S: System> Worker<S> {
         self.desk.say(Packet::new(&ToParent::Refused { call, message: error.to_string() }));
         Writer::new(&self.desk.page, self.desk.index, call).finish();
     }
+}
+
+/// See [`Worker::state`].
+#[cfg(test)]
+fn state(told: &Told, known: Option<u64>, blocks: &Blocks) -> String {
+    let blocks: Vec<_> = blocks.iter().map(|(serial, kept)| (serial, kept.is_ok())).collect();
+    format!("{:?}", (told.heard, told.call, known, blocks))
 }
 
 impl<S: System> Desk<S> {

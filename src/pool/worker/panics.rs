@@ -24,8 +24,13 @@ pub(super) fn record() {
 #[inline]
 pub(super) fn forget_place() {
     if PANICKED.get() {
-        take_place();
+        drop_place();
     }
+}
+
+#[cold]
+fn drop_place() {
+    take_place();
 }
 
 /// The place of the last panic of this thread.

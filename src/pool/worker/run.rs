@@ -1,7 +1,6 @@
 //! Running one call in a worker.
 #![expect(unsafe_code, reason = "runs tasks over blocks that the parent has locked")]
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,19 +8,18 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smallvec::SmallVec;
 
-use super::{CONFUSED, Desk, Kept, SLEEP, Worker, ending, panics};
+use super::{Blocks, CONFUSED, Desk, Kept, SLEEP, Told, Worker, ending, panics};
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{note_lent, note_lent_again};
+use crate::memory::{NotedLent, note_lent, note_lent_again};
 use crate::pool::args::{Cursor, MappedBlock};
-use crate::pool::chunk::{Division, Ending};
-use crate::pool::control::{Record, Room, Writer};
+use crate::pool::chunk::{Chunk, Ending};
+use crate::pool::control::{Announced, Record, Room, Writer};
 use crate::pool::numbers::Form;
 use crate::pool::protocol::{CallMessage, NOTHING, Outcome, Packet, TaskFailure, ToParent};
 use crate::pool::system::System;
 use crate::pool::task::{Share, TaskRef};
 use crate::sys::file::FileId;
-use crate::sys::fork::{Epoch, epoch};
 use crate::sys::lock::Mode;
 use crate::sys::map::Access;
 use crate::sys::process::is_hung_up;
@@ -78,15 +76,15 @@ impl Pace {
 }
 
 impl<S: System> Worker<S> {
-    /// Runs a call that does what is known, see [`run`](Self::run).
-    #[inline]
+    /// Runs a call that does what is known, and those that follow it and do so too, see [`run`](Self::run).
     pub(super) fn run_known(&mut self, call: u64, granted: Option<usize>) -> Result<()> {
-        let Self { desk, blocks, leaving, record, noted, known: Some(known), .. } = self else {
+        let Self { desk, told, blocks, leaving, record, noted, known: Some(known) } = self else {
             // It was learnt just now; a call that nobody finishes would be waited for.
             S::exit(CONFUSED)
         };
         let again = noted.take() == Some(known.id);
-        Tools { desk, blocks, leaving, record }.run((call, granted), known.task, &known.message, again)?;
+        let tools = Tools { desk, told, blocks, leaving };
+        tools.run((call, granted), (known.task, &known.message), Some(known.id), again, record)?;
         *noted = Some(known.id);
         Ok(())
     }
@@ -95,58 +93,59 @@ impl<S: System> Worker<S> {
     /// none was drawn.
     #[cold]
     pub(super) fn run(&mut self, task: TaskRef, message: &CallMessage) -> Result<()> {
-        let Self { desk, blocks, leaving, record, noted, .. } = self;
+        let Self { desk, told, blocks, leaving, record, noted, .. } = self;
         *noted = None;
-        Tools { desk, blocks, leaving, record }.run((message.call, None), task, message, false)
+        let tools = Tools { desk, told, blocks, leaving };
+        tools.run((message.call, None), (task, message), None, false, record)
     }
 }
 
 /// What a worker works with.
 struct Tools<'w, S: System> {
     desk: &'w Desk<S>,
+    told: &'w mut Told,
     blocks: &'w Blocks,
     leaving: &'w mut Vec<Result<Kept>>,
-    record: &'w mut Record,
 }
 
 impl<S: System> Tools<'_, S> {
-    /// See [`Worker::run`]. `again` where the call before lent the same blocks.
-    #[inline]
+    /// See [`Worker::run`]. `id` is the number of the call's description, where that has one; `again` where the call before
+    /// lent the same blocks.
     fn run(
         self,
         (call, granted): (u64, Option<usize>),
-        task: TaskRef,
-        message: &CallMessage,
+        (task, message): (TaskRef, &CallMessage),
+        id: Option<u64>,
         again: bool,
+        record: &mut Record,
     ) -> Result<()> {
-        let Self { desk, blocks, leaving, record } = self;
-        let Desk { page, index, .. } = desk;
+        let Desk { page, index, .. } = self.desk;
+        let blocks = self.blocks;
         let mut found = SmallVec::<[MappedBlock<'_>; 4]>::new();
         for (serial, writable) in &message.blocks {
             found.push(find_block(blocks, *serial, *writable)?);
         }
-        // The blocks are the parent's again when it knows that this worker has finished.
-        let lent =
-            (!found.is_empty()).then(|| if again { note_lent_again() } else { note_lent(lent(blocks, message)) });
-        let one_each = message.tickets() <= page.workers();
+        let lends = !found.is_empty();
         let mut work = Work {
-            desk,
             message,
+            id,
             helped: message.helped(page.workers()),
-            tickets: granted.map_or(0..0, |ticket| ticket..ticket + 1),
-            all_drawn: granted.is_some() && one_each,
+            one_each: message.tickets() <= page.workers(),
+            lends,
+            lent: (lends && !again).then(|| note_lent(lent(blocks, message))),
+            tickets: 0..0,
+            all_drawn: false,
             writer: Writer::new(page, *index, call),
-            pace: if one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) },
-            leaving,
-            home: epoch(),
+            pace: Pace::of_one_chunk(),
+            tools: self,
         };
+        work.begin(granted);
         let mut cursor = Cursor::new(&message.leaves, &found);
         // SAFETY: the leaves were described by the arguments of the task's own type, which `TaskRef::find` compared. The
-        // parent holds the locks of all blocks until this worker has said that it is done, or was reaped; the tickets of
-        // the chunks are drawn from the control page by this worker alone, or granted to it alone.
+        // parent holds the locks of all blocks, which are mapped for as long as they are borrowed here, until this worker
+        // has said that it has finished the call, or was reaped, and again from when the next call was announced; the
+        // tickets of the chunks are drawn from the control page by this worker alone, or granted to it alone.
         unsafe { task.run(&mut cursor, &mut work, record) };
-        drop(lent);
-        work.writer.finish();
         Ok(())
     }
 }
@@ -163,8 +162,6 @@ impl<S: System> Desk<S> {
         self.say(packet);
     }
 }
-
-type Blocks = BTreeMap<u64, Result<Kept>>;
 
 /// What the call lends, as far as it is mapped here.
 fn lent(blocks: &Blocks, call: &CallMessage) -> impl Iterator<Item = (FileId, Mode)> {
@@ -188,25 +185,116 @@ fn find_block(blocks: &Blocks, serial: u64, writable: bool) -> Result<MappedBloc
     }
 }
 
-/// A worker's chunks of one call: those that it draws tickets for.
+/// A worker's chunks of one call after another that all ask the same: those that it draws tickets for.
 struct Work<'w, S: System> {
-    desk: &'w Desk<S>,
     message: &'w CallMessage,
+    /// The number of the description, where that is on the page.
+    id: Option<u64>,
     helped: usize,
+    /// There are no more tickets than workers.
+    one_each: bool,
+    lends: bool,
+    lent: Option<NotedLent>,
     /// Those that it has drawn and not begun.
     tickets: Range<usize>,
     /// There are no others.
     all_drawn: bool,
     writer: Writer<'w, S::Memory>,
     pace: Pace,
-    leaving: &'w mut Vec<Result<Kept>>,
-    home: Epoch,
+    tools: Tools<'w, S>,
 }
 
 impl<S: System> Work<'_, S> {
+    /// Begins the writer's call.
+    #[inline]
+    fn begin(&mut self, granted: Option<usize>) {
+        if self.lends && self.lent.is_none() {
+            self.lent = Some(note_lent_again());
+        }
+        self.tickets = granted.map_or(0..0, |ticket| ticket..ticket + 1);
+        self.all_drawn = granted.is_some() && self.one_each;
+        if !self.all_drawn {
+            self.pace = if self.one_each { Pace::of_one_chunk() } else { Pace::new(S::now()) };
+        }
+    }
+
+    /// Begins the next chunk that was drawn; `false` where there is none, or no more of them is begun.
+    #[expect(clippy::inline_always, reason = "a call of one chunk is not much longer than a call of this")]
+    #[inline(always)]
+    fn begins(&mut self, chunk: &mut Chunk) -> bool {
+        let Some(ticket) = self.tickets.next() else { return false };
+        // After the last one there is nothing to tell but the end.
+        if !self.all_drawn && self.pace.is_worth_a_look() {
+            self.look_at_clock();
+        }
+        if self.writer.begin(ticket)
+            && let Some(index) = self.message.chunk_of(ticket)
+        {
+            // What an earlier task caught itself.
+            panics::forget_place();
+            chunk.go_to(index, self.message.division());
+            return true;
+        }
+        // The call is closed.
+        (self.tickets, self.all_drawn) = (0..0, true);
+        false
+    }
+
+    /// The same for a chunk that was not drawn yet. Where there are none left it finishes the call, and goes on with a later
+    /// one that asks the same; `false` where that does not come, or the worker has something else to do before.
+    #[inline(never)]
+    fn begins_another(&mut self, chunk: &mut Chunk) -> bool {
+        loop {
+            if !self.all_drawn {
+                self.draw();
+                if self.begins(chunk) {
+                    return true;
+                }
+            }
+            // The blocks are the parent's again when it knows that this worker has finished.
+            self.lent = None;
+            self.writer.finish();
+            if !self.takes_another() {
+                return false;
+            }
+            chunk.go_to_call(self.ending());
+            if self.begins(chunk) {
+                return true;
+            }
+        }
+    }
+
+    /// Waits for another call that asks the same, and takes it.
+    #[inline]
+    fn takes_another(&mut self) -> bool {
+        let Some(id) = self.id.filter(|_| self.tools.leaving.is_empty()) else { return false };
+        #[cfg(test)]
+        S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
+        let Tools { desk, told, .. } = &mut self.tools;
+        let marks = self.writer.marks();
+        if !marks.hears_more(desk.spin, told.heard) {
+            told.is_quiet = true;
+            return false;
+        }
+        // A call is announced after the mail that it needs was counted.
+        match marks.announced_another() {
+            Some(Announced { call, id: asked, granted }) if asked == id && marks.mail() == told.heard => {
+                told.call = call;
+                self.writer.go_to_call(call);
+                self.begin(granted);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::OnPage(self.writer.call())
+    }
+
     /// Before anything is said of a chunk.
     fn check_home(&self) {
-        if epoch() != self.home {
+        if !self.tools.desk.home.is_here() {
             // A child that the task forked and that came back here: the worker itself will answer.
             leave();
         }
@@ -215,7 +303,7 @@ impl<S: System> Work<'_, S> {
     /// Draws the next tickets, if there are any.
     #[cold]
     fn draw(&mut self) {
-        let Desk { page, index, .. } = self.desk;
+        let Desk { page, index, .. } = self.tools.desk;
         let drawn = page.draw(*index, self.writer.call(), self.helped, self.pace.patience());
         self.tickets = drawn.unwrap_or_default();
     }
@@ -223,10 +311,15 @@ impl<S: System> Work<'_, S> {
     #[cold]
     fn look_at_clock(&mut self) {
         if self.pace.is_due(S::now()) {
-            self.desk.page.note_news(self.desk.index);
+            self.note_news();
             // The call goes on for a while.
-            self.leaving.clear();
+            self.tools.leaving.clear();
         }
+    }
+
+    fn note_news(&self) {
+        let Desk { page, index, .. } = self.tools.desk;
+        page.note_news(*index);
     }
 
     /// Writes an outcome as soon as there is room for it; `false` where there will never be.
@@ -244,7 +337,7 @@ impl<S: System> Work<'_, S> {
     /// Waits until the parent has read what it was not known to have read.
     #[cold]
     fn wait_for_room(&self) {
-        let Desk { page, index, socket } = self.desk;
+        let Desk { page, index, socket, .. } = self.tools.desk;
         page.note_news(*index);
         while !self.writer.has_more_room() {
             let room = || self.writer.has_more_room();
@@ -256,41 +349,9 @@ impl<S: System> Work<'_, S> {
         }
     }
 
-    #[cold]
-    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
-        let outcome = encoded(form, record);
-        record.forget_large();
-        self.desk.send(self.writer.call(), chunk, outcome);
-    }
-}
-
-impl<S: System> Share for Work<'_, S> {
-    fn division(&self) -> Division {
-        self.message.division()
-    }
-
-    fn ending(&self) -> Ending {
-        Ending::OnPage(self.writer.call())
-    }
-
-    fn next(&mut self) -> Option<usize> {
-        if self.tickets.is_empty() && !self.all_drawn {
-            self.draw();
-        }
-        let ticket = self.tickets.next()?;
-        // After the last one there is nothing to tell but the end.
-        if self.pace.is_worth_a_look() {
-            self.look_at_clock();
-        }
-        if !self.writer.begin(ticket) {
-            return None;
-        }
-        // What an earlier task caught itself.
-        panics::forget_place();
-        self.message.chunk_of(ticket)
-    }
-
-    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+    /// Notes what a chunk has returned.
+    #[inline(never)]
+    fn note(&mut self, chunk: usize, form: Form, record: &mut Record) {
         self.check_home();
         if ending::was_told(self.writer.call()) {
             return self.failed(chunk, TaskFailure::Stopped { in_order: false }, record);
@@ -307,6 +368,33 @@ impl<S: System> Share for Work<'_, S> {
     }
 
     #[cold]
+    fn send(&self, chunk: usize, form: Form, record: &mut Record) {
+        let outcome = encoded(form, record);
+        record.forget_large();
+        self.tools.desk.send(self.writer.call(), chunk, outcome);
+    }
+}
+
+impl<S: System> Share for Work<'_, S> {
+    fn no_chunk(&self) -> Chunk {
+        Chunk::of_call(self.message.division(), self.ending())
+    }
+
+    fn next(&mut self, chunk: &mut Chunk) -> bool {
+        self.begins(chunk) || self.begins_another(chunk)
+    }
+
+    fn done(&mut self, chunk: usize, form: Form, record: &mut Record) {
+        let is_plain =
+            form == Form::Nothing && self.tools.desk.home.is_seen_here() && !ending::was_told(self.writer.call());
+        if is_plain && self.all_drawn {
+            self.writer.nothing_at_all(chunk);
+        } else if !(is_plain && self.writer.nothing_more(chunk)) {
+            self.note(chunk, form, record);
+        }
+    }
+
+    #[cold]
     fn failed(&mut self, chunk: usize, mut failure: TaskFailure, record: &mut Record) {
         self.check_home();
         if let TaskFailure::Panicked { place, .. } = &mut failure {
@@ -317,11 +405,11 @@ impl<S: System> Share for Work<'_, S> {
         }
         let encoded = rmp_serde::encode::write(record.cleared(), &failure);
         if encoded.is_err() || !self.write(|writer| writer.failure(chunk, record)) {
-            self.desk.send(self.writer.call(), chunk, Err(failure));
+            self.tools.desk.send(self.writer.call(), chunk, Err(failure));
         }
         // What was written of a result that is refused, too.
         record.forget_large();
-        self.desk.page.note_news(self.desk.index);
+        self.note_news();
     }
 }
 
