@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::cancel::Stop;
-use super::control::{ControlPage, MAX_CALL, Reader};
+use super::control::{ControlPage, MAX_CALL, Reader, Rhythm};
 use super::member::{Lent, Member};
 use super::plan::{BlockAccess, BlockUse, SplitUse};
 use super::protocol::{self, Asked, CallMessage, Packet, ToWorker};
@@ -62,6 +62,8 @@ pub(crate) struct Crew<S: System = Kernel> {
     /// Somebody may be missing.
     incomplete: bool,
     last_call: u64,
+    /// How long workers have taken of late.
+    rhythm: Rhythm,
     /// What workers were told last: most calls are like the one before.
     told: Told,
     /// Who tells workers of blocks that are gone, and so has to hear of it.
@@ -95,6 +97,7 @@ impl<S: System> Crew<S> {
             suspicious: false,
             incomplete: true,
             last_call: 0,
+            rhythm: Rhythm::default(),
             told: Told::nothing(),
             borrower: None,
             participants: Vec::new(),
@@ -126,6 +129,11 @@ impl<S: System> Crew<S> {
     #[inline]
     pub(crate) fn spin_beside(&self, workers: usize) -> Duration {
         if workers < self.options.cpus { self.options.spin } else { Duration::ZERO }
+    }
+
+    #[inline]
+    pub(crate) fn rhythm(&self) -> &Rhythm {
+        &self.rhythm
     }
 
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.

@@ -104,7 +104,7 @@ impl<'c, S: System> Smooth<'c, S> {
         let (page, tickets): (&ControlPage<_>, _) = (crew.page(), self.scope.division.count);
         page.tell(call, id, participants, tickets);
         let spin = crew.spin_beside(participants);
-        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call)) {
+        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call, crew.rhythm())) {
             self.wait(crew, spin);
         }
         (0..participants).all(|index| {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use super::bell::{look_eagerly, ring, sleep_until, spin_until};
+use super::bell::{Rhythm, ring, sleep_until, spin_on, spin_until};
 use super::words::{PLACES, Word, Words};
 
 const SMALL_BITS: u32 = 24;
@@ -406,10 +406,10 @@ impl<W: Words> Board<W> {
 
     /// Parent: has it after some looks without a pause?
     #[inline]
-    pub(crate) fn finishes_soon(&self, worker: usize, call: u64) -> bool {
+    pub(crate) fn finishes_soon(&self, worker: usize, call: u64, rhythm: &Rhythm) -> bool {
         let finished = self.of(worker, TALK, TALK_FINISHED);
         // Acquire: as above.
-        look_eagerly(|| unpack(finished.load(Acquire)).0 == call)
+        rhythm.waits_for(|| unpack(finished.load(Acquire)).0 == call)
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
@@ -580,9 +580,12 @@ impl<W: Words> Marks<'_, W> {
     /// Looks once, and goes on for so long, whether the worker is told of another call, and now and then whether it has
     /// more mail than it has `heard`. `false` where neither has come.
     #[inline]
-    pub(crate) fn hears_more(&self, spin: Duration, heard: u64) -> bool {
+    pub(crate) fn hears_more(&self, spin: Duration, heard: u64, rhythm: &Rhythm) -> bool {
         let is_announced = || is_announced_after(self.talk, self.call);
-        is_announced() || spin_until(spin, is_announced, &mut || is_announced() || self.mail() != heard)
+        if spin.is_zero() {
+            return is_announced();
+        }
+        rhythm.waits_for(is_announced) || spin_on(spin, is_announced, &mut || is_announced() || self.mail() != heard)
     }
 
     /// The other call that it was told of.

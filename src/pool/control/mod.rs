@@ -22,20 +22,23 @@
 //! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
-//! | down | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
+//! | talk | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
-//! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
 //! | | taken `call:place` | parent | how far it has read the worker's area, in a call that goes on |
+//! | | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
+//! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
+//! | | said | worker | how many messages it has sent over its socket, ever |
+//! | | news | worker | how often it wanted to be looked at |
+//! | run | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | work | current `call:ticket + 1` | worker | the ticket that it began last |
 //! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing, but for a call's only one |
 //! | | written `call:place` | worker | up to where other outcomes are in its area |
 //! | | numbers `call:a..b` | worker | the chunks that it did one after another last and that returned the numbers behind *written* |
-//! | up | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
-//! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
-//! | | said | worker | how many messages it has sent over its socket, ever |
-//! | | news | worker | how often it wanted to be looked at |
 //! | asleep | asleep | worker, who rings | as the parent's |
+//!
+//! What both sides say of every call is on one line, *talk*: processors hand a line over whole to one that reads it and then
+//! writes, and two lines, one for each direction, have to be asked for twice as often.
 //!
 //! # A call
 //!
@@ -116,6 +119,7 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::SealFlag;
 
 use area::Area;
+pub(crate) use bell::Rhythm;
 pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS};
 use board::{Board, MAX_BYTES};
 pub(crate) use reader::{Entry, Reader};
