@@ -6,14 +6,15 @@
 mod workers;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ndarray::Ix1;
 use ndshm::{CancelToken, Each, ErrorKind, Param, Pool, Schedule, SharedArray};
-use nix::unistd::{ForkResult, fork};
-use workers::{Flags, PATIENCE, assert_whole, is_raised, raise, state, wait_for, wait_until_gone};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
+use workers::{Flags, PATIENCE, assert_whole, is_raised, raise, state, tell, wait_for};
 
 ndshm::init_before_main!();
 
@@ -115,10 +116,11 @@ fn what_is_lent_again_is_known_to_be_lent() {
             .map((array.chunks_mut().rows(4), Param(&name)), |(_, name), _| {
                 // SAFETY: this test writes through guards and pools alone.
                 let mut array = unsafe { SharedArray::<u32, Ix1>::attach(&name) }.unwrap();
-                array.write_timeout(PATIENCE).err().map(|error| format!("{:?}", error.kind()))
+                array.write_timeout(PATIENCE).err().map(|error| error.to_string())
             })
             .unwrap();
-        assert_eq!(endings, [Some("WouldBlock".to_owned())]);
+        let told = endings[0].as_ref().unwrap();
+        assert!(told.contains("was lent the same block"), "{told}");
     }
 }
 
@@ -179,26 +181,35 @@ fn a_worker_reads_its_mail_while_it_waits() {
     assert_whole(&pool);
 }
 
+/// Every other time it forks a child that returns as well, and the time after that it tells how that has ended.
+fn fork_now_and_then(flags: &Path) {
+    static CHILD: AtomicI32 = AtomicI32::new(0);
+    if count().is_multiple_of(2) {
+        let child = CHILD.swap(0, Ordering::Relaxed);
+        if child != 0 {
+            tell(flags, "ended", &format!("{:?}", waitpid(Pid::from_raw(child), None).unwrap()));
+        }
+        return;
+    }
+    // SAFETY: a worker has one thread, so the child may do whatever its parent could.
+    if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+        CHILD.store(child.as_raw(), Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_child_that_a_later_call_forks_answers_nothing_and_ends() {
     let pool = awake(1);
     let pids = pool.worker_pids();
-    for call in 0..6 {
-        let results = pool
-            .map((), |(), _| {
-                if count().is_multiple_of(2) {
-                    return 0;
-                }
-                // SAFETY: a worker has one thread, so the child may do whatever its parent could.
-                match unsafe { fork() }.unwrap() {
-                    ForkResult::Parent { child } => child.as_raw().unsigned_abs(),
-                    ForkResult::Child => 1,
-                }
-            })
-            .unwrap();
-        assert_eq!(results[0] == 0, call % 2 == 0, "{results:?}");
-        assert_ne!(results[0], 1, "a child has answered");
-        wait_until_gone(&results[usize::from(call % 2 == 0)..]);
+    let flags = Flags::new();
+    for call in 0..7 {
+        pool.for_each(Param(&flags.path()), |flags: PathBuf, _| fork_now_and_then(&flags)).unwrap();
+        assert_eq!(is_raised(&flags.path(), "ended"), call % 2 == 0 && call > 0);
+        if is_raised(&flags.path(), "ended") {
+            let ended = wait_for(&flags.path(), "ended");
+            assert!(ended.starts_with("Exited") && ended.ends_with(", 0)"), "{ended}");
+            std::fs::remove_file(flags.path().join("ended")).unwrap();
+        }
     }
     assert_eq!(pool.worker_pids(), pids);
 }

@@ -129,10 +129,15 @@ fn mappings() -> u32 {
     maps.lines().filter(|line| line.contains("memfd:ndshm")).count().try_into().unwrap()
 }
 
+/// A call whose task tells that.
+fn looking<'a>(crew: &Crew, plan: &'a mut Plan<'_>) -> Asked<'a> {
+    asked::<()>(crew, plan, |(), _| mappings())
+}
+
 fn empty(crew: &mut Crew) -> Vec<u32> {
     let mut plan = Plan::new();
-    let asked = asked::<()>(crew, &mut plan, |(), _| mappings());
-    results(Running::start(crew, &asked, Limits::default()).unwrap())
+    let looking = looking(crew, &mut plan);
+    results(Running::start(crew, &looking, Limits::default()).unwrap())
 }
 
 #[test]
@@ -176,8 +181,8 @@ fn a_dropped_array_is_unmapped_while_the_same_calls_go_on() {
     let serial = array.core().memory().lock().block().serial();
     crew.forget(&mut vec![serial]);
     let mut plan = Plan::new();
-    let asked = asked::<()>(&crew, &mut plan, |(), _| mappings());
-    let running = Running::start(&mut crew, &asked, Limits::default()).unwrap();
+    let looking = looking(&crew, &mut plan);
+    let running = Running::start(&mut crew, &looking, Limits::default()).unwrap();
     go_on(running.crew, 0);
     assert_eq!(results(running), with, "the call did not have to wait");
     assert_eq!(empty(&mut crew), without);
