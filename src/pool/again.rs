@@ -36,7 +36,7 @@ pub(super) fn run<A: Args>(
     }
     // Borrows the blocks, which have the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&blocks);
-    let settled = smooth::run_known(&mut duty.crew, (scope, &blocks), 0, id);
+    let settled = smooth::run_known(&mut duty.crew, &scope, &blocks, 0, id);
     if let Ok(settled) = &settled {
         unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     }

@@ -500,7 +500,8 @@ impl Shared {
     }
 
     /// The same where nothing is in the way; `None` says nothing of what is.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "what it returns takes longer to be handed over than to be made")]
+    #[inline(always)]
     fn enter_at_once(&self) -> Option<OnDuty<'_>> {
         if self.epoch != epoch() {
             return None;

@@ -30,7 +30,7 @@ pub(crate) fn run<'c, S: System>(
 ) -> Result<Result<Option<Box<Settled>>>> {
     let nobody_looks = limits.stop.is_none() && progress.is_none();
     if nobody_looks && let Some(id) = crew.know(asked) {
-        return Ok(run_known(crew, (asked.scope, asked.blocks), limits.retries, id));
+        return Ok(run_known(crew, &asked.scope, asked.blocks, limits.retries, id));
     }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
@@ -39,27 +39,30 @@ pub(crate) fn run<'c, S: System>(
         return Ok(running.finish(progress).map(Box::new).map(Some));
     };
     crew.lend_first(asked.scope.division.count.min(crew.len()), asked.blocks)?;
-    Ok(Smooth::new(crew, (asked.scope, asked.blocks), limits.retries, (call, id)).finish())
+    Ok(Smooth::new(crew, &asked.scope, asked.blocks, limits.retries, (call, id)).finish())
 }
 
 /// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
 /// number `id`. `None` as in [`run`].
+///
+/// What is handed over here and below is by reference: what was just written piece by piece takes long to be read whole.
 #[inline]
 pub(crate) fn run_known<'c, S: System>(
     crew: &'c mut Crew<S>,
-    lent: (Scope<'c>, &'c [BlockUse<'c>]),
+    scope: &'c Scope<'c>,
+    blocks: &'c [BlockUse<'c>],
     retries: u32,
     id: u64,
 ) -> Result<Option<Box<Settled>>> {
     let call = crew.next_call();
-    Smooth::new(crew, lent, retries, (call, id)).finish()
+    Smooth::new(crew, scope, blocks, retries, (call, id)).finish()
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
 struct Smooth<'c, S: System> {
     /// `None` once somebody goes on with the call.
     crew: Option<&'c mut Crew<S>>,
-    scope: Scope<'c>,
+    scope: &'c Scope<'c>,
     blocks: &'c [BlockUse<'c>],
     retries: u32,
     call: u64,
@@ -72,7 +75,8 @@ impl<'c, S: System> Smooth<'c, S> {
     #[inline]
     fn new(
         crew: &'c mut Crew<S>,
-        (scope, blocks): (Scope<'c>, &'c [BlockUse<'c>]),
+        scope: &'c Scope<'c>,
+        blocks: &'c [BlockUse<'c>],
         retries: u32,
         (call, id): (u64, u64),
     ) -> Self {
@@ -136,7 +140,7 @@ impl<'c, S: System> Smooth<'c, S> {
     fn take_up(&mut self) -> Option<Running<'c, S>> {
         let limits = Limits { retries: self.retries, stop: None };
         let crew = self.crew.take()?;
-        Some(Running::go_on(crew, (self.scope, self.blocks), limits, (self.call, self.id), self.participants))
+        Some(Running::go_on(crew, (*self.scope, self.blocks), limits, (self.call, self.id), self.participants))
     }
 }
 
