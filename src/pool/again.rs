@@ -3,7 +3,6 @@
 use super::Shared;
 use super::args::Args;
 use super::call::{Unsettled, leave};
-use super::plan::BlockUse;
 use super::scope::Scope;
 use super::smooth;
 use super::tally::Settled;
@@ -31,9 +30,6 @@ pub(super) fn run<A: Args>(
         return None;
     }
     let (scope, id) = (told.scope(), told.message.call);
-    if !blocks.iter_mut().all(BlockUse::lock_at_once) {
-        return None;
-    }
     // Borrows the blocks, which have the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&blocks);
     let settled = smooth::run_known(&mut duty.crew, &scope, &blocks, 0, id);

@@ -65,33 +65,24 @@ impl BlockUse<'_> {
     }
 
     fn lock_it(&mut self, wait: Wait<'_>) -> Result<()> {
-        let mode = match self.access {
-            BlockAccess::Frozen => return Ok(()),
-            _ if self.held.is_some() => return Ok(()),
-            BlockAccess::Read => Mode::Shared,
-            BlockAccess::Write => Mode::Exclusive,
-        };
-        self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        if let Some(mode) = self.access.mode()
+            && self.held.is_none()
+        {
+            self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        }
         Ok(())
     }
 
-    /// Locks it where that is possible at once; where it is not, somebody else says why.
-    #[inline]
-    pub(super) fn lock_at_once(&mut self) -> bool {
-        let mode = match self.access {
-            BlockAccess::Frozen => return true,
-            BlockAccess::Read => Mode::Shared,
-            BlockAccess::Write => Mode::Exclusive,
-        };
-        self.held = self.core.lock_quickly(mode, Via::Lending);
-        self.held.is_some()
-    }
-
-    /// How workers are told of it: by its serial, and whether it is written.
     #[inline]
     pub(crate) fn named(&self) -> (u64, bool) {
-        (self.core.memory().lock().block().serial(), self.access == BlockAccess::Write)
+        named(self.core, self.access)
     }
+}
+
+/// How workers are told of a block: by its serial, and whether it is written.
+#[inline]
+pub(super) fn named(core: &Core, access: BlockAccess) -> (u64, bool) {
+    (core.memory().lock().block().serial(), access == BlockAccess::Write)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +91,18 @@ pub(crate) enum BlockAccess {
     Frozen,
     Read,
     Write,
+}
+
+impl BlockAccess {
+    /// How it is locked, if it is.
+    #[inline]
+    pub(super) fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Frozen => None,
+            Self::Read => Some(Mode::Shared),
+            Self::Write => Some(Mode::Exclusive),
+        }
+    }
 }
 
 /// An argument that splits.

@@ -7,12 +7,13 @@ use bytemuck::Pod;
 use ndarray::Dimension;
 use smallvec::SmallVec;
 
-use super::plan::{ArrayLeaf, BlockAccess, BlockUse, Leaf, SplitUse, unit_of};
+use super::plan::{ArrayLeaf, BlockAccess, BlockUse, Leaf, SplitUse, named, unit_of};
 use super::protocol::{Asked, CallMessage};
 use super::schedule::Schedule;
 use super::scope::Scope;
 use super::task::TaskRef;
 use crate::array::{Core, Elements, Split};
+use crate::memory::Via;
 use crate::sys::map::Access;
 
 /// What a call's workers do, as they were told.
@@ -65,7 +66,7 @@ pub struct Recall<'k, 'p> {
     named: &'k [(u64, bool)],
     leaves: Iter<'k, Leaf>,
     splits: Iter<'k, SplitUse>,
-    /// Those of the blocks that were come by, in the order in which workers were told of them.
+    /// Those of the blocks that were come by, locked, in the order in which workers were told of them.
     blocks: &'k mut Blocks<'p>,
 }
 
@@ -90,7 +91,7 @@ impl<'k, 'p> Recall<'k, 'p> {
         self.leaves.as_slice().is_empty()
     }
 
-    /// Is this the array that comes next, split as it was?
+    /// Is this the array that comes next, split as it was, and can it be locked at once? Then it is.
     #[inline]
     pub(super) fn is_array<T: Pod, D: Dimension>(
         &mut self,
@@ -116,14 +117,19 @@ impl<'k, 'p> Recall<'k, 'p> {
 
     #[inline]
     fn is_block(&mut self, slot: usize, core: &'p Core, access: BlockAccess) -> bool {
-        let block = BlockUse { core, access, held: None };
-        if self.named.get(slot) != Some(&block.named()) {
+        if self.named.get(slot) != Some(&named(core, access)) {
             return false;
         }
         // One that was come by before has an access that goes with this one: it went then, too.
-        if slot == self.blocks.len() {
-            self.blocks.push(block);
+        if slot < self.blocks.len() {
+            return true;
         }
+        let held = access.mode().map(|mode| core.lock_quickly(mode, Via::Lending));
+        if matches!(held, Some(None)) {
+            return false;
+        }
+        // Locked before, so that nobody has to wait for what is stored here.
+        self.blocks.push(BlockUse { core, access, held: held.flatten() });
         true
     }
 }
