@@ -548,14 +548,17 @@ impl Shared {
         }
     }
 
+    /// Were all told that there were?
     #[cold]
-    fn tell_forgotten_now(&self, crew: &mut Crew) {
+    fn tell_forgotten_now(&self, crew: &mut Crew) -> bool {
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
+        let all_told = serials.is_empty();
         let mut forgotten = self.forgotten();
         forgotten.append(&mut serials);
         // Relaxed: under the mutex, as where it is set.
         self.any_forgotten.store(!forgotten.is_empty(), Ordering::Relaxed);
+        all_told
     }
 
     /// Where a call is running it tells the workers when it ends. After a fence.
@@ -568,12 +571,24 @@ impl Shared {
 
     #[cold]
     fn tell_forgotten_unless_busy(&self) {
-        let mut crew = match self.crew.try_lock() {
-            Ok(crew) => crew,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.tell_forgotten(&mut crew);
+        if self.epoch != epoch() {
+            return;
+        }
+        loop {
+            let mut crew = match self.crew.try_lock() {
+                Ok(crew) => crew,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let all_told = self.tell_forgotten_now(&mut crew);
+            drop(crew);
+            // Pairs with the one in `forget`: whoever has noted something meanwhile has found the crew busy. What workers had
+            // no room to hear waits for the next call.
+            fence(Ordering::SeqCst);
+            if !(all_told && self.any_forgotten()) {
+                return;
+            }
+        }
     }
 
     #[inline]
@@ -609,20 +624,22 @@ impl Borrower for Shared {
     }
 
     fn let_go(&self, serial: u64, deadline: Instant) {
-        loop {
+        // Dropped after the crew.
+        let _afterwards = Afterwards(self);
+        let mut crew = loop {
             match self.crew.try_lock() {
-                Ok(mut crew) => return crew.let_go(serial, deadline),
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner().let_go(serial, deadline),
+                Ok(crew) => break crew,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err(TryLockError::WouldBlock) => return,
             }
-        }
+        };
+        crew.let_go(serial, deadline);
     }
 }
 
-/// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.epoch != epoch() {
