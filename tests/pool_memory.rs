@@ -5,8 +5,11 @@
 mod reexec;
 mod workers;
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use ndshm::{Each, Pool, SharedArray};
-use workers::{assert_reaped, assert_whole, stop};
+use workers::{PATIENCE, assert_reaped, assert_whole, stop};
 
 ndshm::init_before_main!();
 
@@ -147,4 +150,42 @@ fn a_worker_that_cannot_let_go_is_replaced_so_that_an_array_can_be_frozen() {
     assert_reaped([stopped]);
     pool.for_each((), |(), _| ()).unwrap();
     assert_whole(&pool);
+}
+
+/// How many blocks a process has mapped.
+fn mapped(pid: u32) -> usize {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().matches("memfd:").count()
+}
+
+#[test]
+fn arrays_that_two_threads_drop_at_once_are_unmapped_without_a_further_call() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let worker = pool.worker_pids()[0];
+    pool.for_each((), |(), _| ()).unwrap();
+    let before = mapped(worker);
+    for round in 0..300 {
+        let mut arrays = [(); 2].map(|()| SharedArray::<u8, _>::zeros(1 << 12).unwrap());
+        // Shared, so that their memory is not kept for the next ones.
+        for array in &mut arrays {
+            array.share_fd().unwrap();
+        }
+        let [one, other] = arrays;
+        pool.for_each((&one, &other), |_, _| ()).unwrap();
+        assert!(mapped(worker) > before, "round {round}");
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let both = &both;
+            for array in [one, other] {
+                scope.spawn(move || {
+                    both.wait();
+                    drop(array);
+                });
+            }
+        });
+        let dropped = Instant::now();
+        while mapped(worker) > before {
+            assert!(dropped.elapsed() < PATIENCE, "round {round}: {} blocks are still mapped", mapped(worker) - before);
+            sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub use guard::{ReadGuard, WriteGuard};
 pub use options::ArrayOptions;
 
 pub(crate) use self::attach::read_header;
-pub(crate) use self::chunks::Source;
+pub(crate) use self::chunks::{Source, Split};
 pub(crate) use self::core::{Core, Held};
 pub(crate) use self::create::Failed;
 pub(crate) use self::elements::{Bytes, Elements};

@@ -19,7 +19,7 @@ use super::schedule::Schedule;
 use super::scope::Scope;
 use super::tally::Settled;
 use super::task::{Fallible, Plain, TaskRef};
-use super::{Kind, OnDuty, Pool, Shared, serial, smooth};
+use super::{Kind, OnDuty, Pool, Shared, again, serial, smooth};
 use crate::array::Held;
 use crate::error::{ErrorKind, Result};
 use crate::sys::lock::Wait;
@@ -378,68 +378,29 @@ impl Returned {
 /// Runs a call without settings.
 #[inline]
 fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
+    if let Kind::Workers(shared) = &pool.kind
+        && let Some((scope, settled)) = again::run(shared, args, task)
+    {
+        return conclude(settled, scope, None);
+    }
     let mut plan = Plan::new();
     args.describe(&mut plan)?;
-    let returned = run_planned(pool, &mut plan, task);
-    if plan.is_empty() {
-        // To look into each of its vectors for something to be dropped takes longer.
-        std::mem::forget(plan);
-    }
-    returned
+    run_described(pool, plan, task)
 }
 
-fn run_planned(pool: &Pool, plan: &mut Plan<'_>, task: TaskRef) -> Result<Returned> {
+fn run_described(pool: &Pool, mut plan: Plan<'_>, task: TaskRef) -> Result<Returned> {
     let division = plan.divide(pool.workers())?;
     if division.count == 0 {
         return Ok(Returned::Nothing(0));
     }
-    if let Kind::Workers(shared) = &pool.kind
-        && let Some(settled) = run_again(shared, plan, division, task)
-    {
-        return conclude(settled, Scope { division, unit: plan.unit(), only: None }, None);
-    }
-    run_anew(pool, plan, (task, division), None, None)
-}
-
-/// Runs a call without settings that is like the one before it. `None` where it is another.
-#[inline]
-fn run_again(
-    shared: &Shared,
-    plan: &mut Plan<'_>,
-    division: Division,
-    task: TaskRef,
-) -> Option<Result<Option<Box<Settled>>>> {
-    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
-    // that wait for the crew.
-    if let Err(error) = plan.lock(Wait::Forever) {
-        return Some(Err(error));
-    }
-    let mut duty = match shared.enter(None) {
-        Ok(duty) => duty,
-        Err(error) => return Some(Err(error)),
-    };
-    let scope = Scope { division, unit: plan.unit(), only: None };
-    let asked = Asked::of(plan, task, scope, Schedule::default());
-    let id = duty.crew.know(&asked)?;
-    // Borrows the plan, which has the locks: they go only when the call is settled, whatever happens.
-    let unsettled = Unsettled(&plan.blocks);
-    let settled = smooth::run_known(&mut duty.crew, &asked, 0, id);
-    if let Ok(settled) = &settled {
-        unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
-    }
-    leave(duty);
-    Some(settled)
+    run_anew(pool, &mut plan, (task, division), None, None)
 }
 
 /// A call is over.
 #[inline]
-fn leave(mut duty: OnDuty<'_>) {
-    let shared = duty.shared;
+pub(super) fn leave(mut duty: OnDuty<'_>) {
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     let _ = duty.crew.replace_dead();
-    drop(duty);
-    // What was dropped by another thread since the crew was last told.
-    shared.tell_forgotten_if_idle();
 }
 
 /// What came of a call.
@@ -532,7 +493,8 @@ fn run_on_workers(
 ) -> Result<Option<Box<Settled>>> {
     let stop = limits.stop;
     let check = |was| stop.map_or(Ok(()), |stop| stop.check(was));
-    // In this order, as in `run_again`.
+    // The locks before the crew: a thread that has the crew waits for nobody's guard, and guards may be held by threads
+    // that wait for the crew.
     lock(plan, stop.map(|stop| &**stop))?;
     let mut duty = shared.enter(stop.map(|stop| &**stop)).or_else(|error| {
         if error.kind() == ErrorKind::WouldBlock {

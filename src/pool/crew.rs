@@ -6,15 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use super::cancel::Stop;
-use super::control::{ControlPage, MAX_CALL, Reader};
+use super::control::{ControlPage, MAX_CALL, Reader, Rhythm};
 use super::member::{Lent, Member};
-use super::plan::{BlockAccess, BlockUse};
+use super::plan::{BlockAccess, BlockUse, SplitUse};
 use super::protocol::{self, Asked, CallMessage, Packet, ToWorker};
 use super::system::{Kernel, News, Process, System};
 use super::task::TaskRef;
+use super::told::Told;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Borrower;
 use crate::start::Role;
@@ -63,6 +62,8 @@ pub(crate) struct Crew<S: System = Kernel> {
     /// Somebody may be missing.
     incomplete: bool,
     last_call: u64,
+    /// How long workers have taken of late.
+    rhythm: Rhythm,
     /// What workers were told last: most calls are like the one before.
     told: Told,
     /// Who tells workers of blocks that are gone, and so has to hear of it.
@@ -71,28 +72,6 @@ pub(crate) struct Crew<S: System = Kernel> {
     pub(crate) participants: Vec<(usize, bool)>,
     /// What may end the call that has the crew.
     stop: Option<Arc<Stop>>,
-}
-
-/// What a call's workers do, as they were told.
-struct Told {
-    task: Option<TaskRef>,
-    message: CallMessage,
-    /// Whether it stands on the page.
-    on_page: bool,
-    /// The locks of its blocks, once all that take part have those blocks, and for as long as they do.
-    lent: Option<SmallVec<[Option<Access>; 4]>>,
-}
-
-impl Told {
-    fn nothing() -> Self {
-        Self { task: None, message: CallMessage::nothing(), on_page: false, lent: None }
-    }
-
-    /// Were they told to do what is asked?
-    #[inline]
-    fn are(&self, asked: &Asked<'_>) -> bool {
-        self.on_page && self.task == Some(asked.task) && self.message.is(asked)
-    }
 }
 
 impl Crew {
@@ -118,6 +97,7 @@ impl<S: System> Crew<S> {
             suspicious: false,
             incomplete: true,
             last_call: 0,
+            rhythm: Rhythm::default(),
             told: Told::nothing(),
             borrower: None,
             participants: Vec::new(),
@@ -151,6 +131,11 @@ impl<S: System> Crew<S> {
         if workers < self.options.cpus { self.options.spin } else { Duration::ZERO }
     }
 
+    #[inline]
+    pub(crate) fn rhythm(&self) -> &Rhythm {
+        &self.rhythm
+    }
+
     /// From here on waits for workers end when the call is told to; for nothing once it is `None`.
     #[inline]
     pub(crate) fn heed(&mut self, stop: Option<Arc<Stop>>) {
@@ -173,7 +158,7 @@ impl<S: System> Crew<S> {
         if self.told.are(asked) {
             return Ok(Some(self.told.message.call));
         }
-        self.describe_anew(asked.message(call)?, asked.task)
+        self.describe_anew(asked.message(call)?, asked.task, asked.splits)
     }
 
     /// The number of the description of what is asked, where all workers are there, have seen it and have what it takes, as far
@@ -186,6 +171,12 @@ impl<S: System> Crew<S> {
         asked.blocks.iter().zip(locks).all(has_lock).then_some(self.told.message.call)
     }
 
+    /// What workers were told last, where it holds for another call of that task [as it is](Told::is_all_but_arguments).
+    #[inline]
+    pub(crate) fn told(&self, task: TaskRef) -> Option<&Told> {
+        Some(&self.told).filter(|told| self.is_calm() && told.is_all_but_arguments(task))
+    }
+
     /// Is nobody missing, and is there nothing to be looked at before the next call?
     #[inline]
     pub(crate) fn is_calm(&self) -> bool {
@@ -196,16 +187,16 @@ impl<S: System> Crew<S> {
     pub(crate) fn describe_rest(&mut self, call: u64, left: Vec<usize>) -> Result<Option<u64>> {
         let Told { task, message, .. } = std::mem::replace(&mut self.told, Told::nothing());
         let Some(task) = task else { return Ok(None) };
-        self.describe_anew(CallMessage { call, left: Some(left), ..message }, task)
+        self.describe_anew(CallMessage { call, left: Some(left), ..message }, task, &[])
     }
 
     #[cold]
-    fn describe_anew(&mut self, message: CallMessage, task: TaskRef) -> Result<Option<u64>> {
+    fn describe_anew(&mut self, message: CallMessage, task: TaskRef, splits: &[SplitUse]) -> Result<Option<u64>> {
         // Half written it is nobody's.
         self.told.on_page = false;
         let id = message.call;
         let on_page = self.page.describe(id, &protocol::encode_call(&message)?);
-        self.told = Told { task: Some(task), message, on_page, lent: None };
+        self.told = Told::new(task, message, splits, on_page);
         Ok(on_page.then_some(id))
     }
 

@@ -8,6 +8,7 @@
 //! | `numbers` | what tasks return that is a number or a few |
 //! | `control`, `protocol` | the shared page and the messages |
 //! | `crew`, `member`, `running`, `tally`, `results` | the parent's side: workers, one call while it runs, what comes of it |
+//! | `told`, `again` | a call that is like the one before it |
 //! | `smooth` | the same for calls that nothing comes of but that they are done |
 //! | `cancel` | what ends a call from outside |
 //! | `builder`, `fit` | how many workers there are, and what each of them gets of the machine |
@@ -17,6 +18,7 @@
 //! | `bar` | how far a call is, on a terminal |
 //! | `serial` | the same calls without worker processes |
 
+mod again;
 pub(crate) mod args;
 #[cfg(feature = "progress")]
 mod bar;
@@ -42,6 +44,7 @@ mod smooth;
 mod system;
 mod tally;
 mod task;
+pub(crate) mod told;
 mod watch;
 pub(crate) mod worker;
 
@@ -440,23 +443,28 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// The crew while a call has it. Tells the workers what they may unmap when it comes and goes.
+/// The crew while a call has it.
 struct OnDuty<'s> {
     shared: &'s Shared,
     crew: MutexGuard<'s, Crew>,
     // Dropped after the crew.
-    _notice: Notice<'s>,
+    _afterwards: Afterwards<'s>,
 }
 
-/// Tells those who wait for the crew that it is free.
-struct Notice<'s>(&'s Shared);
+/// Tells those who wait for the crew that it is free, and workers what they may unmap that was noted meanwhile.
+struct Afterwards<'s>(&'s Shared);
 
-impl Drop for Notice<'_> {
+impl Drop for Afterwards<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.0.patient.load(Ordering::SeqCst) > 0 {
+        // Pairs with those in `lock_crew_unless` and `forget`: either that thread finds the crew free, or this one finds what
+        // it has noted.
+        fence(Ordering::SeqCst);
+        // Relaxed: after the fence.
+        if self.0.patient.load(Ordering::Relaxed) > 0 {
             self.0.freed.notify_all();
         }
+        self.0.tell_forgotten_if_idle();
     }
 }
 
@@ -486,13 +494,35 @@ impl Shared {
             Some(stop) => self.lock_crew_unless(stop)?,
         };
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _notice: Notice(self) };
+        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
         self.tell_forgotten(&mut duty.crew);
         Ok(duty)
     }
 
+    /// The same where nothing is in the way; `None` says nothing of what is.
+    #[expect(clippy::inline_always, reason = "what it returns takes longer to be handed over than to be made")]
+    #[inline(always)]
+    fn enter_at_once(&self) -> Option<OnDuty<'_>> {
+        if self.epoch != epoch() {
+            return None;
+        }
+        // A call that runs on this thread has it.
+        let crew = match self.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
+        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
+        self.tell_forgotten(&mut duty.crew);
+        Some(duty)
+    }
+
     fn lock_crew_unless(&self, stop: &Stop) -> Result<MutexGuard<'_, Crew>> {
-        self.patient.fetch_add(1, Ordering::SeqCst);
+        // Relaxed, as the taking back: a fence follows before the first look.
+        self.patient.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the one in `Afterwards`. For later looks a notice that is missed costs no more than a pause.
+        fence(Ordering::SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let crew = loop {
             match self.crew.try_lock() {
@@ -501,13 +531,12 @@ impl Shared {
                 Err(TryLockError::WouldBlock) if stop.reason().is_some() => {
                     break Err(Error::new(ErrorKind::WouldBlock, "a call of another thread has the workers"));
                 }
-                // A notice that is missed costs no more than that time.
                 Err(TryLockError::WouldBlock) => {
                     waiting = self.freed.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         };
-        self.patient.fetch_sub(1, Ordering::SeqCst);
+        self.patient.fetch_sub(1, Ordering::Relaxed);
         crew
     }
 
@@ -519,21 +548,22 @@ impl Shared {
         }
     }
 
+    /// Were all told that there were?
     #[cold]
-    fn tell_forgotten_now(&self, crew: &mut Crew) {
+    fn tell_forgotten_now(&self, crew: &mut Crew) -> bool {
         let mut serials = std::mem::take(&mut *self.forgotten());
         crew.forget(&mut serials);
+        let all_told = serials.is_empty();
         let mut forgotten = self.forgotten();
         forgotten.append(&mut serials);
         // Relaxed: under the mutex, as where it is set.
         self.any_forgotten.store(!forgotten.is_empty(), Ordering::Relaxed);
+        all_told
     }
 
-    /// Where a call is running it tells the workers when it ends.
+    /// Where a call is running it tells the workers when it ends. After a fence.
     #[inline]
     fn tell_forgotten_if_idle(&self) {
-        // Pairs with the one in `forget`: either that thread finds the crew free, or this one finds what it has noted.
-        fence(Ordering::SeqCst);
         if self.any_forgotten() {
             self.tell_forgotten_unless_busy();
         }
@@ -541,12 +571,24 @@ impl Shared {
 
     #[cold]
     fn tell_forgotten_unless_busy(&self) {
-        let mut crew = match self.crew.try_lock() {
-            Ok(crew) => crew,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.tell_forgotten(&mut crew);
+        if self.epoch != epoch() {
+            return;
+        }
+        loop {
+            let mut crew = match self.crew.try_lock() {
+                Ok(crew) => crew,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let all_told = self.tell_forgotten_now(&mut crew);
+            drop(crew);
+            // Pairs with the one in `forget`: whoever has noted something meanwhile has found the crew busy. What workers had
+            // no room to hear waits for the next call.
+            fence(Ordering::SeqCst);
+            if !(all_told && self.any_forgotten()) {
+                return;
+            }
+        }
     }
 
     #[inline]
@@ -564,7 +606,6 @@ impl Drop for OnDuty<'_> {
     #[inline]
     fn drop(&mut self) {
         self.crew.heed(None);
-        self.shared.tell_forgotten(&mut self.crew);
         self.shared.caller.store(0, Ordering::Relaxed);
     }
 }
@@ -574,27 +615,31 @@ impl Borrower for Shared {
         {
             let mut forgotten = self.forgotten();
             forgotten.push(serial);
-            // Relaxed: under the mutex, and before the fence in `tell_forgotten_if_idle`.
+            // Relaxed: under the mutex, and before the fence.
             self.any_forgotten.store(true, Ordering::Relaxed);
         }
+        // Pairs with the one in `Afterwards`.
+        fence(Ordering::SeqCst);
         self.tell_forgotten_if_idle();
     }
 
     fn let_go(&self, serial: u64, deadline: Instant) {
-        loop {
+        // Dropped after the crew.
+        let _afterwards = Afterwards(self);
+        let mut crew = loop {
             match self.crew.try_lock() {
-                Ok(mut crew) => return crew.let_go(serial, deadline),
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner().let_go(serial, deadline),
+                Ok(crew) => break crew,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err(TryLockError::WouldBlock) => return,
             }
-        }
+        };
+        crew.let_go(serial, deadline);
     }
 }
 
-/// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.epoch != epoch() {

@@ -47,7 +47,7 @@ pub(crate) struct ArrayLeaf {
 pub struct Plan<'p> {
     pub(crate) leaves: SmallVec<[Leaf; 4]>,
     pub(crate) blocks: SmallVec<[BlockUse<'p>; 4]>,
-    splits: SmallVec<[SplitUse; 4]>,
+    pub(super) splits: SmallVec<[SplitUse; 4]>,
 }
 
 /// One block that a call uses, however many of its arguments lie in it.
@@ -65,21 +65,24 @@ impl BlockUse<'_> {
     }
 
     fn lock_it(&mut self, wait: Wait<'_>) -> Result<()> {
-        let mode = match self.access {
-            BlockAccess::Frozen => return Ok(()),
-            _ if self.held.is_some() => return Ok(()),
-            BlockAccess::Read => Mode::Shared,
-            BlockAccess::Write => Mode::Exclusive,
-        };
-        self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        if let Some(mode) = self.access.mode()
+            && self.held.is_none()
+        {
+            self.held = Some(self.core.lock(mode, wait, Via::Lending)?);
+        }
         Ok(())
     }
 
-    /// How workers are told of it: by its serial, and whether it is written.
     #[inline]
     pub(crate) fn named(&self) -> (u64, bool) {
-        (self.core.memory().lock().block().serial(), self.access == BlockAccess::Write)
+        named(self.core, self.access)
     }
+}
+
+/// How workers are told of a block: by its serial, and whether it is written.
+#[inline]
+pub(super) fn named(core: &Core, access: BlockAccess) -> (u64, bool) {
+    (core.memory().lock().block().serial(), access == BlockAccess::Write)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +93,25 @@ pub(crate) enum BlockAccess {
     Write,
 }
 
+impl BlockAccess {
+    /// How it is locked, if it is.
+    #[inline]
+    pub(super) fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Frozen => None,
+            Self::Read => Some(Mode::Shared),
+            Self::Write => Some(Mode::Exclusive),
+        }
+    }
+}
+
 /// An argument that splits.
-struct SplitUse {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitUse {
     leaf: usize,
-    axis: usize,
+    pub(super) axis: usize,
     len: usize,
-    rows: Option<usize>,
+    pub(super) rows: Option<usize>,
     /// Not an array but items, one a chunk.
     items: bool,
 }
@@ -104,6 +120,16 @@ impl SplitUse {
     fn extent(&self) -> String {
         let (len, noun) = (self.len, if self.items { "item" } else { "row" });
         if len == 1 { format!("1 {noun}") } else { format!("{len} {noun}s") }
+    }
+}
+
+/// What chunks consist of that arguments are split into.
+#[inline]
+pub(super) fn unit_of(splits: &[SplitUse]) -> Unit {
+    match splits.first() {
+        None => Unit::Whole,
+        Some(lead) if lead.items => Unit::Items,
+        Some(_) => Unit::Rows,
     }
 }
 
@@ -116,12 +142,6 @@ impl fmt::Debug for Plan<'_> {
 impl<'p> Plan<'p> {
     pub(crate) fn new() -> Self {
         Self { leaves: SmallVec::new(), blocks: SmallVec::new(), splits: SmallVec::new() }
-    }
-
-    /// Is there nothing to it, so that nothing has to be dropped?
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.leaves.is_empty() && self.blocks.is_empty() && self.splits.is_empty()
     }
 
     pub(crate) fn push_value(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
@@ -193,11 +213,7 @@ impl<'p> Plan<'p> {
 
     /// What chunks consist of.
     pub(super) fn unit(&self) -> Unit {
-        match self.splits.first() {
-            None => Unit::Whole,
-            Some(lead) if lead.items => Unit::Items,
-            Some(_) => Unit::Rows,
-        }
+        unit_of(&self.splits)
     }
 
     fn divide_splits(&mut self, workers: usize) -> Result<Division> {

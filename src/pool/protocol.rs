@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::chunk::Division;
-use super::plan::{BlockUse, Leaf, Plan};
+use super::plan::{BlockUse, Leaf, Plan, SplitUse};
 use super::schedule::Schedule;
 use super::scope::Scope;
 use super::task::TaskRef;
@@ -149,12 +149,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) schedule: Schedule,
     pub(crate) blocks: &'a [BlockUse<'a>],
     pub(crate) leaves: &'a [Leaf],
+    pub(crate) splits: &'a [SplitUse],
 }
 
 impl<'a> Asked<'a> {
     #[inline]
     pub(crate) fn of(plan: &'a Plan<'_>, task: TaskRef, scope: Scope<'a>, schedule: Schedule) -> Self {
-        Self { task, scope, schedule, blocks: &plan.blocks, leaves: &plan.leaves }
+        Self { task, scope, schedule, blocks: &plan.blocks, leaves: &plan.leaves, splits: &plan.splits }
     }
 
     /// Written down, for the call of that number.

@@ -5,12 +5,15 @@
 //! comes of the call, nothing of it was taken in here, and [`Running`] goes on as if it had been there from the start.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use super::chunk::Progress;
-use super::control::granted;
+use super::control::ControlPage;
 use super::crew::Crew;
+use super::plan::BlockUse;
 use super::protocol::Asked;
 use super::running::{Limits, Running, UNEASE};
+use super::scope::Scope;
 use super::system::System;
 use super::tally::Settled;
 use crate::error::Result;
@@ -27,7 +30,7 @@ pub(crate) fn run<'c, S: System>(
 ) -> Result<Result<Option<Box<Settled>>>> {
     let nobody_looks = limits.stop.is_none() && progress.is_none();
     if nobody_looks && let Some(id) = crew.know(asked) {
-        return Ok(run_known(crew, asked, limits.retries, id));
+        return Ok(run_known(crew, &asked.scope, asked.blocks, limits.retries, id));
     }
     let call = crew.next_call();
     let described = crew.describe(call, asked)?;
@@ -36,27 +39,31 @@ pub(crate) fn run<'c, S: System>(
         return Ok(running.finish(progress).map(Box::new).map(Some));
     };
     crew.lend_first(asked.scope.division.count.min(crew.len()), asked.blocks)?;
-    Ok(Smooth::new(crew, asked, limits.retries, (call, id)).finish())
+    Ok(Smooth::new(crew, &asked.scope, asked.blocks, limits.retries, (call, id)).finish())
 }
 
 /// Runs a call of which nothing has to be told but that it is there, since the crew [knows](Crew::know) what it asks by the
 /// number `id`. `None` as in [`run`].
+///
+/// What is handed over here and below is by reference: what was just written piece by piece takes long to be read whole.
 #[inline]
 pub(crate) fn run_known<'c, S: System>(
     crew: &'c mut Crew<S>,
-    asked: &'c Asked<'c>,
+    scope: &'c Scope<'c>,
+    blocks: &'c [BlockUse<'c>],
     retries: u32,
     id: u64,
 ) -> Result<Option<Box<Settled>>> {
     let call = crew.next_call();
-    Smooth::new(crew, asked, retries, (call, id)).finish()
+    Smooth::new(crew, scope, blocks, retries, (call, id)).finish()
 }
 
 /// A call that workers are told of. Whoever drops it waits until they have finished it, whatever comes of it.
 struct Smooth<'c, S: System> {
     /// `None` once somebody goes on with the call.
     crew: Option<&'c mut Crew<S>>,
-    asked: &'c Asked<'c>,
+    scope: &'c Scope<'c>,
+    blocks: &'c [BlockUse<'c>],
     retries: u32,
     call: u64,
     id: u64,
@@ -66,9 +73,15 @@ struct Smooth<'c, S: System> {
 
 impl<'c, S: System> Smooth<'c, S> {
     #[inline]
-    fn new(crew: &'c mut Crew<S>, asked: &'c Asked<'c>, retries: u32, (call, id): (u64, u64)) -> Self {
-        let participants = asked.scope.division.count.min(crew.len());
-        Self { crew: Some(crew), asked, retries, call, id, participants }
+    fn new(
+        crew: &'c mut Crew<S>,
+        scope: &'c Scope<'c>,
+        blocks: &'c [BlockUse<'c>],
+        retries: u32,
+        (call, id): (u64, u64),
+    ) -> Self {
+        let participants = scope.division.count.min(crew.len());
+        Self { crew: Some(crew), scope, blocks, retries, call, id, participants }
     }
 
     #[inline]
@@ -91,12 +104,24 @@ impl<'c, S: System> Smooth<'c, S> {
     #[inline]
     fn is_all(&self) -> bool {
         let Some(crew) = &self.crew else { return false };
-        let (page, call, participants, tickets) =
-            (crew.page(), self.call, self.participants, self.asked.scope.division.count);
-        page.open(call, participants, tickets, true);
-        for index in 0..participants {
-            page.announce(index, call, self.id, Some(granted(tickets, participants, index)));
+        let Self { call, id, participants, .. } = *self;
+        let (page, tickets): (&ControlPage<_>, _) = (crew.page(), self.scope.division.count);
+        page.tell(call, id, participants, tickets);
+        let spin = crew.spin_beside(participants);
+        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call, crew.rhythm())) {
+            self.wait(crew, spin);
         }
+        (0..participants).all(|index| {
+            let seen = crew.member(index).map(|member| member.news);
+            seen.is_some_and(|seen| page.has_done_its_share(index, call, (participants, tickets), seen))
+        })
+    }
+
+    /// For who takes longer, or has died.
+    #[inline(never)]
+    fn wait(&self, crew: &Crew<S>, spin: Duration) {
+        let Self { call, participants, .. } = *self;
+        let page = crew.page();
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
         let finished = Cell::new(0);
         let all_finished = || {
@@ -106,13 +131,8 @@ impl<'c, S: System> Smooth<'c, S> {
             finished.get() == participants
         };
         let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
-        page.wait_as_parent(crew.spin_beside(participants), || UNEASE, all_finished, come);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
-        (0..participants).all(|index| {
-            page.has_finished(index, call)
-                && !has_news(index)
-                && page.has_done_its_share(index, call, participants, tickets)
-        })
+        page.wait_as_parent(spin, || UNEASE, all_finished, come);
     }
 
     /// The rest of the call.
@@ -120,7 +140,7 @@ impl<'c, S: System> Smooth<'c, S> {
     fn take_up(&mut self) -> Option<Running<'c, S>> {
         let limits = Limits { retries: self.retries, stop: None };
         let crew = self.crew.take()?;
-        Some(Running::go_on(crew, self.asked, limits, (self.call, self.id), self.participants))
+        Some(Running::go_on(crew, (*self.scope, self.blocks), limits, (self.call, self.id), self.participants))
     }
 }
 

@@ -3,17 +3,18 @@
 //!
 //! | line | moves | for |
 //! |---|---|---|
-//! | down | to the parent | the tickets, the description's number and the announcement: three stores, then a fence |
-//! | down | to the worker | its look at the announcement |
-//! | down | to the worker alone | the ticket that it draws: a compare-and-swap |
-//! | up | to the worker alone | its last word: two stores, then a fence |
-//! | up | to the parent | its look at that |
+//! | talk | to the parent | the description's number and the announcement: two stores, then a fence |
+//! | talk | to the worker | its look at the announcement |
+//! | talk | to the worker alone | its last word: two stores, then a fence |
+//! | talk | to the parent | its look at that |
+//! | run | (the parent has it) | the tickets that nobody was granted: a store |
+//! | work | (the worker has it) | the ticket that it begins: a store |
 //!
 //! With [`Locks`] the caller also takes, by hand and uncontended, what a call that writes an array takes: how much of such
 //! a call is the locks.
 
 use std::hint::spin_loop;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
@@ -26,15 +27,16 @@ use crate::peer::Process;
 
 pub(super) const KIND: &str = "lines";
 
-/// Two lines apart: processors fetch them in pairs.
-const DOWN: usize = 0;
-const UP: usize = 128;
-
-/// Words of the line down, and what is announced when it is over. The line up has its own two.
-const RUN: usize = DOWN + 8;
-const DESCRIPTION: usize = DOWN + 16;
-const DONE: usize = UP + 8;
+/// The words of the line on which both talk, each of which has room for eight bytes, and what is announced when it is over.
+const ANNOUNCED: usize = 0;
+const DESCRIPTION: usize = 8;
+const FINISHED: usize = 32;
+const DONE: usize = 40;
 const OVER: u32 = 0;
+
+/// Two lines apart: processors fetch them in pairs.
+const RUN: usize = 128;
+const WORK: usize = 256;
 
 pub(crate) struct Lines {
     page: Page,
@@ -43,12 +45,11 @@ pub(crate) struct Lines {
     process: Process,
 }
 
-/// One for the workers of a pool, one for the holders of an array, which is looked at twice, and the words of the array's
-/// trailer.
+/// One for the workers of a pool, the holder of an array, and the words of the array's trailer.
 #[derive(Default)]
 struct Locks {
     workers: Mutex<u64>,
-    holders: Mutex<u64>,
+    holder: AtomicU64,
     writer: AtomicU32,
     generation: AtomicU64,
 }
@@ -56,12 +57,13 @@ struct Locks {
 impl Locks {
     fn around(&self, call: impl FnOnce()) {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.holders.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let taken = self.holder.compare_exchange(0, 1, Acquire, Relaxed);
         self.writer.store(1, Release);
         call();
-        self.generation.fetch_add(1, AcqRel);
+        self.generation.store(self.generation.load(Relaxed) + 1, Release);
         self.writer.store(0, Release);
-        *self.holders.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        let given_back = self.holder.compare_exchange(1, 0, Release, Relaxed);
+        assert!(taken.is_ok() && given_back.is_ok(), "nobody else holds it");
         *workers += 1;
     }
 }
@@ -78,11 +80,11 @@ impl Lines {
     fn start_with(locks: Option<Locks>) -> Result<Self> {
         let (page, file) = Page::create()?;
         // Before there is anybody to see it: nothing announced is what ends the other process.
-        page.word(DOWN).store(1, Release);
+        page.word(ANNOUNCED).store(1, Release);
         let mut process = Process::start(KIND, &[], |command| {
             command.stdin(file);
         })?;
-        while page.word(UP).load(Acquire) != 1 {
+        while page.word(FINISHED).load(Acquire) != 1 {
             if let Some(status) = process.ended()? {
                 return Err(format!("a peer ended with {status} before it had answered").into());
             }
@@ -94,9 +96,9 @@ impl Lines {
     fn move_lines(&self) {
         self.page.word(RUN).store(self.call, Release);
         self.page.word(DESCRIPTION).store(1, Relaxed);
-        self.page.word(DOWN).store(self.call, Release);
+        self.page.word(ANNOUNCED).store(self.call, Release);
         fence(SeqCst);
-        wait(self.page.word(UP), |finished| finished == self.call);
+        wait(self.page.word(FINISHED), |finished| finished == self.call);
     }
 }
 
@@ -117,7 +119,7 @@ impl Rival for Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.page.word(DOWN).store(OVER, Release);
+        self.page.word(ANNOUNCED).store(OVER, Release);
     }
 }
 
@@ -126,17 +128,16 @@ pub(super) fn answer() -> Result<()> {
     let mut before = 0;
     loop {
         let mut call = before;
-        wait(page.word(DOWN), |announced| {
+        wait(page.word(ANNOUNCED), |announced| {
             call = announced;
             announced != before
         });
         if call == OVER {
             return Ok(());
         }
-        // Fails in the first round only, where nothing is to be drawn.
-        let _ = page.word(RUN).compare_exchange(call, 0, Relaxed, Relaxed);
+        page.word(WORK).store(call, Relaxed);
         page.word(DONE).store(call, Relaxed);
-        page.word(UP).store(call, Release);
+        page.word(FINISHED).store(call, Release);
         fence(SeqCst);
         before = call;
     }

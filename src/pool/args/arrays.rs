@@ -11,6 +11,7 @@ use super::{Args, Cursor, MappedBlock, Sealed, mark_of, mix, out_of_step};
 use crate::array::{Chunks, ChunksMut, Core, Elements, FrozenArray, SharedArray, Source};
 use crate::error::Result;
 use crate::pool::plan::{ArrayLeaf, BlockAccess, Plan};
+use crate::pool::told::Recall;
 
 const fn array_mark<T, D: Dimension>(tag: u64) -> u64 {
     let rank = match D::NDIM {
@@ -75,6 +76,13 @@ impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
         plan.push_array(core, BlockAccess::Write, leaf(core, self.array.elements()), split)
     }
 
+    const RECALLS: bool = true;
+
+    #[inline]
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        recall.is_array((self.array.core(), BlockAccess::Write), self.array.elements(), Some(self.split))
+    }
+
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         Place::find(cursor, true)
     }
@@ -90,6 +98,17 @@ impl<T: Pod, D: Dimension> Args for ChunksMut<'_, T, D> {
     }
 }
 
+impl<T: Pod, D: Dimension> Chunks<'_, T, D> {
+    #[inline]
+    fn block(&self) -> (&Core, BlockAccess) {
+        let access = match self.source {
+            Source::Shared(_) => BlockAccess::Read,
+            Source::Frozen(_) => BlockAccess::Frozen,
+        };
+        (self.source.core(), access)
+    }
+}
+
 impl<T, D> Sealed for Chunks<'_, T, D> {}
 impl<T: Pod, D: Dimension> Args for Chunks<'_, T, D> {
     type Views<'a> = ArrayView<'a, T, D>;
@@ -97,13 +116,16 @@ impl<T: Pod, D: Dimension> Args for Chunks<'_, T, D> {
     const TYPES: u64 = array_mark::<T, D>(2);
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
-        let core = self.source.core();
-        let access = match self.source {
-            Source::Shared(_) => BlockAccess::Read,
-            Source::Frozen(_) => BlockAccess::Frozen,
-        };
+        let (core, access) = self.block();
         let split = Some((self.split.axis.index(), self.split.rows));
         plan.push_array(core, access, leaf(core, self.source.elements()), split)
+    }
+
+    const RECALLS: bool = true;
+
+    #[inline]
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        recall.is_array(self.block(), self.source.elements(), Some(self.split))
     }
 
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
@@ -129,6 +151,13 @@ impl<T: Pod, D: Dimension> Args for &SharedArray<T, D> {
         plan.push_array(self.core(), BlockAccess::Read, leaf(self.core(), self.elements()), None)
     }
 
+    const RECALLS: bool = true;
+
+    #[inline]
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        recall.is_array((self.core(), BlockAccess::Read), self.elements(), None)
+    }
+
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         Place::find(cursor, false)
     }
@@ -147,6 +176,13 @@ impl<T: Pod, D: Dimension> Args for &FrozenArray<T, D> {
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_array(self.core(), BlockAccess::Frozen, leaf(self.core(), self.elements()), None)
+    }
+
+    const RECALLS: bool = true;
+
+    #[inline]
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        recall.is_array((self.core(), BlockAccess::Frozen), self.elements(), None)
     }
 
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {

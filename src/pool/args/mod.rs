@@ -18,6 +18,7 @@ use ndarray::{ArrayViewMut, Dimension};
 use serde_bytes::ByteBuf;
 
 use super::plan::{ArrayLeaf, Leaf, Plan};
+use super::told::Recall;
 use crate::array::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::map::Mapping;
@@ -55,6 +56,14 @@ pub trait Args: sealed::Sealed {
     /// Writes the argument down for the workers.
     #[doc(hidden)]
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()>;
+
+    /// Can it be told without writing it down whether it is the same as before?
+    #[doc(hidden)]
+    const RECALLS: bool;
+
+    /// Is it what `describe` wrote down for the last call? Where the answer is no it may as well be the same.
+    #[doc(hidden)]
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool;
 
     /// The argument as a worker has found it: what is the same for every chunk.
     #[doc(hidden)]

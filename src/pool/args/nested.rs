@@ -4,6 +4,7 @@
 use super::{Args, Cursor, Sealed, mark_of, mix};
 use crate::error::Result;
 use crate::pool::plan::Plan;
+use crate::pool::told::Recall;
 
 macro_rules! tuples {
     ($(($($part:ident $index:tt),*))*) => {$(
@@ -22,6 +23,14 @@ macro_rules! tuples {
             fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
                 $(self.$index.describe(plan)?;)*
                 Ok(())
+            }
+
+            const RECALLS: bool = true $(&& $part::RECALLS)*;
+
+            #[allow(unused_variables, reason = "the empty tuple has no parts to recall")]
+            #[inline]
+            fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+                true $(&& self.$index.is_recalled(recall))*
             }
 
             #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple has no parts to find")]
@@ -66,6 +75,12 @@ impl<A: Args, const N: usize> Args for [A; N] {
         self.iter().try_for_each(|part| part.describe(plan))
     }
 
+    const RECALLS: bool = A::RECALLS;
+
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        self.iter().all(|part| part.is_recalled(recall))
+    }
+
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         let mut parts = Vec::with_capacity(N);
         for _ in 0..N {
@@ -93,6 +108,12 @@ impl<T: Args> Args for Vec<T> {
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_count(self.len());
         self.iter().try_for_each(|part| part.describe(plan))
+    }
+
+    const RECALLS: bool = T::RECALLS;
+
+    fn is_recalled<'p>(&'p self, recall: &mut Recall<'_, 'p>) -> bool {
+        recall.is_count(self.len()) && self.iter().all(|part| part.is_recalled(recall))
     }
 
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {

@@ -8,6 +8,7 @@ use serde_bytes::ByteBuf;
 use super::{Args, Cursor, Sealed, mark_of, out_of_step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::plan::Plan;
+use crate::pool::told::Recall;
 
 /// A value of which every task gets its own copy.
 ///
@@ -62,6 +63,13 @@ impl<V: Serialize + DeserializeOwned> Args for Param<'_, V> {
         plan.push_value(self.0)
     }
 
+    // It would have to be written down, by code that is not ours.
+    const RECALLS: bool = false;
+
+    fn is_recalled<'p>(&'p self, _recall: &mut Recall<'_, 'p>) -> bool {
+        false
+    }
+
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {
         cursor.param()
     }
@@ -79,6 +87,13 @@ impl<V: Serialize + DeserializeOwned> Args for Each<'_, V> {
 
     fn describe<'p>(&'p self, plan: &mut Plan<'p>) -> Result<()> {
         plan.push_items(self.0)
+    }
+
+    // It would have to be written down, by code that is not ours.
+    const RECALLS: bool = false;
+
+    fn is_recalled<'p>(&'p self, _recall: &mut Recall<'_, 'p>) -> bool {
+        false
     }
 
     fn find<'a>(cursor: &mut Cursor<'a>) -> Result<Self::Found<'a>> {

@@ -1,6 +1,7 @@
 //! Waiting for a change of the words, and waking who waits: spinning at first, then asleep on a word of one's own.
 
-use std::hint::spin_loop;
+use std::cell::Cell;
+use std::hint::{black_box, spin_loop};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -33,8 +34,8 @@ fn awaken<A: Word>(asleep: &A) {
     asleep.wake();
 }
 
-/// How often who spins looks without a pause first. The answer to an empty call comes in that time, and a pause is a third of it.
-const EAGER_LOOKS: u32 = 128;
+/// How often who spins looks before it asks for the time.
+const EAGER_LOOKS: u32 = 32;
 
 /// `false` where it has not come after that time. `soon` is what is looked at for most of it, `come` now and then.
 #[inline]
@@ -42,16 +43,71 @@ pub(super) fn spin_until(time: Duration, mut soon: impl FnMut() -> bool, come: &
     if time.is_zero() {
         return false;
     }
-    for _ in 0..EAGER_LOOKS {
-        if soon() {
-            return true;
+    look_eagerly(&mut soon).is_some() || spin_on(time, soon, come)
+}
+
+/// How many looks were in vain before it had come; `None` where all were.
+#[inline]
+fn look_eagerly(mut come: impl FnMut() -> bool) -> Option<u32> {
+    (0..EAGER_LOOKS).find(|_| {
+        let has_come = come();
+        if !has_come {
+            spin_loop();
         }
+        has_come
+    })
+}
+
+/// When somebody who spins has found of late what it waited for: it need not look before that.
+///
+/// Who looks takes the line from who is about to write it, and who writes has to ask for it once more, which takes as long
+/// as the answer itself. So the first look is to come when the answer is there, and hardly later.
+#[derive(Debug, Default)]
+pub(crate) struct Rhythm {
+    /// Until the first look, in steps of one or two nanoseconds.
+    rest: Cell<u32>,
+    /// How many first looks in a row were not too early.
+    in_time: Cell<u32>,
+}
+
+impl Rhythm {
+    /// The longest rest. What takes longer is not lengthened much by looks that come too early.
+    const LONGEST: u32 = 120;
+    /// So much longer is the next rest for every look in vain.
+    const LATER: u32 = 4;
+    /// One step shorter is the next rest after so many first looks that were in time. After more looks in vain than that
+    /// it was another kind of wait, of which nothing is learnt.
+    const PATIENCE: u32 = 8;
+
+    /// Has it come after a rest and some looks?
+    #[inline]
+    pub(super) fn waits_for(&self, come: impl FnMut() -> bool) -> bool {
+        let rest = self.rest.get();
+        let mut left = rest;
+        while left > 0 {
+            left = black_box(left) - 1;
+        }
+        let looks = look_eagerly(come);
+        match looks {
+            Some(0) => {
+                let in_time = (self.in_time.get() + 1) % Self::PATIENCE;
+                self.in_time.set(in_time);
+                if in_time == 0 {
+                    self.rest.set(rest.saturating_sub(1));
+                }
+            }
+            Some(looks) if looks <= Self::PATIENCE => {
+                self.in_time.set(0);
+                self.rest.set((rest + Self::LATER * looks).min(Self::LONGEST));
+            }
+            _ => {}
+        }
+        looks.is_some()
     }
-    spin_on(time, soon, come)
 }
 
 #[inline(never)]
-fn spin_on(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
+pub(super) fn spin_on(time: Duration, mut soon: impl FnMut() -> bool, come: &mut impl FnMut() -> bool) -> bool {
     let since = Instant::now();
     loop {
         if come() {
@@ -79,4 +135,50 @@ pub(super) fn sleep_until<A: Word>(asleep: &A, timeout: Duration, mut come: impl
     }
     // Relaxed: who rings in vain does no harm.
     asleep.fetch_add(ASLEEP_BIT.wrapping_neg(), Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many looks it takes until what comes with look `at` is seen.
+    fn looks(rhythm: &Rhythm, at: u32) -> u32 {
+        let mut looks = 0;
+        let has_come = rhythm.waits_for(|| {
+            looks += 1;
+            looks > at
+        });
+        assert_eq!(has_come, looks <= EAGER_LOOKS && looks > at);
+        looks
+    }
+
+    #[test]
+    fn the_first_look_comes_later_where_it_was_too_early_and_earlier_where_it_was_not() {
+        let rhythm = Rhythm::default();
+        assert_eq!(looks(&rhythm, 3), 4);
+        assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER);
+        for _ in 0..Rhythm::PATIENCE {
+            assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER);
+            assert_eq!(looks(&rhythm, 0), 1);
+        }
+        assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER - 1);
+    }
+
+    #[test]
+    fn the_first_look_comes_in_the_end_and_what_takes_long_teaches_nothing() {
+        let rhythm = Rhythm::default();
+        for _ in 0..100 {
+            looks(&rhythm, 2);
+        }
+        assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
+        looks(&rhythm, Rhythm::PATIENCE + 1);
+        assert_eq!(looks(&rhythm, EAGER_LOOKS), EAGER_LOOKS);
+        assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
+        for _ in 0..Rhythm::LONGEST * Rhythm::PATIENCE {
+            looks(&rhythm, 0);
+        }
+        assert_eq!(rhythm.rest.get(), 0);
+        looks(&rhythm, 0);
+        assert_eq!(rhythm.rest.get(), 0);
+    }
 }

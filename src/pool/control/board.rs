@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use super::bell::{ring, sleep_until, spin_until};
+use super::bell::{Rhythm, ring, sleep_until, spin_on, spin_until};
 use super::words::{PLACES, Word, Words};
 
 const SMALL_BITS: u32 = 24;
@@ -44,23 +44,22 @@ const PARENT_ASLEEP: usize = DESCRIPTION + 1;
 const WORKERS: usize = PARENT_ASLEEP + 1;
 
 // Lines of each worker, from its first on, and the places of their words.
-const DOWN: usize = 0;
-const DOWN_ANNOUNCED: usize = 0;
-const DOWN_DESCRIPTION: usize = 1;
-const DOWN_RUN: usize = 2;
-const DOWN_MAIL: usize = 3;
-const DOWN_TAKEN: usize = 4;
-const WORK: usize = DOWN + 1;
+const TALK: usize = 0;
+const TALK_ANNOUNCED: usize = 0;
+const TALK_DESCRIPTION: usize = 1;
+const TALK_MAIL: usize = 2;
+const TALK_TAKEN: usize = 3;
+const TALK_FINISHED: usize = 4;
+const TALK_DONE: usize = 5;
+const TALK_SAID: usize = 6;
+const TALK_NEWS: usize = 7;
+const RUN: usize = TALK + 1;
+const WORK: usize = RUN + 1;
 const WORK_CURRENT: usize = 0;
 const WORK_DONE: usize = 1;
 const WORK_WRITTEN: usize = 2;
 const WORK_NUMBERS: usize = 3;
-const UP: usize = WORK + 1;
-const UP_FINISHED: usize = 0;
-const UP_DONE: usize = 1;
-const UP_SAID: usize = 2;
-const UP_NEWS: usize = 3;
-const ASLEEP: usize = UP + 1;
+const ASLEEP: usize = WORK + 1;
 const LINES_A_WORKER: usize = ASLEEP + 1;
 
 #[inline]
@@ -108,12 +107,6 @@ fn share(tickets: usize, participants: usize, index: usize) -> Range<usize> {
     from(index)..from(index + 1)
 }
 
-/// The ticket that such a participant is granted where all of them are granted their first.
-#[inline]
-pub(crate) fn granted(tickets: usize, participants: usize, index: usize) -> usize {
-    share(tickets, participants, index).start
-}
-
 /// The words of one pool.
 pub(crate) struct Board<W> {
     words: W,
@@ -135,7 +128,7 @@ impl<W: Words> Board<W> {
     #[cfg(test)]
     pub(super) fn counts_messages(line: usize, place: usize) -> bool {
         let of_worker = line.checked_sub(WORKERS).map(|line| line % LINES_A_WORKER);
-        matches!((of_worker, place), (Some(DOWN), DOWN_MAIL) | (Some(UP), UP_SAID))
+        matches!((of_worker, place), (Some(TALK), TALK_MAIL | TALK_SAID))
     }
 
     pub(super) fn words(&self) -> &W {
@@ -173,17 +166,17 @@ impl<W: Words> Board<W> {
     pub(crate) fn clear(&self, worker: usize) {
         // Relaxed: the worker is sent the page after this, which orders it.
         for (line, place) in [
-            (DOWN, DOWN_ANNOUNCED),
-            (DOWN, DOWN_MAIL),
-            (DOWN, DOWN_TAKEN),
+            (TALK, TALK_ANNOUNCED),
+            (TALK, TALK_MAIL),
+            (TALK, TALK_TAKEN),
             (WORK, WORK_CURRENT),
             (WORK, WORK_DONE),
             (WORK, WORK_WRITTEN),
             (WORK, WORK_NUMBERS),
-            (UP, UP_FINISHED),
-            (UP, UP_DONE),
-            (UP, UP_SAID),
-            (UP, UP_NEWS),
+            (TALK, TALK_FINISHED),
+            (TALK, TALK_DONE),
+            (TALK, TALK_SAID),
+            (TALK, TALK_NEWS),
             (ASLEEP, 0),
         ] {
             self.of(worker, line, place).store(0, Relaxed);
@@ -199,7 +192,7 @@ impl<W: Words> Board<W> {
         }
         for worker in 0..self.workers {
             self.clear(worker);
-            self.of(worker, DOWN, DOWN_RUN).store(0, Relaxed);
+            self.of(worker, RUN, 0).store(0, Relaxed);
         }
     }
 
@@ -211,41 +204,66 @@ impl<W: Words> Board<W> {
     }
 
     /// Parent: the tickets of `call` can be drawn from here on by the first `participants`, who have equal shares of them.
-    /// Nobody is told yet. Where they are `granted` the first of their share, that is not among what is drawn; all of them are to
-    /// be [announced](Self::announce) the call then.
+    /// Nobody is told yet.
+    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize) {
+        self.share_out(call, participants, tickets, 0);
+    }
+
+    /// All but the first so many tickets of each share can be drawn from here on.
     #[inline]
-    pub(crate) fn open(&self, call: u64, participants: usize, tickets: usize, granted: bool) {
+    fn share_out(&self, call: u64, participants: usize, tickets: usize, first: usize) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
-            let start = if granted { start + 1 } else { start };
             // Release: for a worker that is told by mail. Others acquire the announcement. All shares are there before
             // anybody is told, so that nobody finds an older call's.
-            self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, start, end), Release);
+            self.of(worker, RUN, 0).store(pack_range(call, start + first, end), Release);
         }
         for worker in participants..self.workers {
             // What an older call that was closed has left: in a few bits of its number it may be like this one.
-            let run = self.of(worker, DOWN, DOWN_RUN);
+            let run = self.of(worker, RUN, 0);
             if run.load(Relaxed) != 0 {
                 run.store(0, Release);
             }
         }
     }
 
-    /// Parent, where a worker has finished `call`: did it run just the chunks of its own share, and return nothing?
+    /// Parent: has a worker finished `call`, in which it ran just the chunks of its own share, returned nothing and had no
+    /// more news than those that were `seen`?
     #[inline]
-    pub(crate) fn has_done_its_share(&self, worker: usize, call: u64, participants: usize, tickets: usize) -> bool {
-        let Noted { done, written, .. } = self.noted_at_the_end(worker, call);
-        written == 0 && done == Some(share(tickets, participants, worker))
+    pub(crate) fn has_done_its_share(
+        &self,
+        worker: usize,
+        call: u64,
+        (participants, tickets): (usize, usize),
+        seen: u64,
+    ) -> bool {
+        let talk = self.line_of(worker, TALK);
+        let Range { start, end } = share(tickets, participants, worker);
+        // Acquire: as in `has_finished`, and as in `news`.
+        talk[TALK_FINISHED].load(Acquire) == pack(call, 0)
+            && talk[TALK_DONE].load(Relaxed) == pack_range(call, start, end)
+            && talk[TALK_NEWS].load(Acquire) == seen
+    }
+
+    /// Parent: opens `call`, whose description is `id`, and tells the participants of it. Each of them is granted the first
+    /// ticket of its share, which nobody else can draw.
+    #[inline]
+    pub(crate) fn tell(&self, call: u64, id: u64, participants: usize, tickets: usize) {
+        self.share_out(call, participants, tickets, 1);
+        for worker in 0..participants {
+            self.announce(worker, call, id, Some(share(tickets, participants, worker).start));
+        }
     }
 
     /// Parent: tells a worker of a call whose description is `id`, and of the ticket that it is granted, and wakes it.
     #[inline]
     pub(crate) fn announce(&self, worker: usize, call: u64, id: u64, granted: Option<usize>) {
+        let talk = self.line_of(worker, TALK);
         // Relaxed: ordered by the next store.
-        self.of(worker, DOWN, DOWN_DESCRIPTION).store(id, Relaxed);
+        talk[TALK_DESCRIPTION].store(id, Relaxed);
         let announced = pack(call, granted.map_or(0, |ticket| ticket + 1));
         // Release: whoever sees the announcement sees the description, the shares and the counted mail.
-        self.of(worker, DOWN, DOWN_ANNOUNCED).store(announced, Release);
+        talk[TALK_ANNOUNCED].store(announced, Release);
         self.ring_worker(worker);
     }
 
@@ -265,7 +283,7 @@ impl<W: Words> Board<W> {
     /// Parent: how many tickets of `call` nobody has drawn, or is about to.
     pub(crate) fn left(&self, call: u64, participants: usize) -> usize {
         // Relaxed: exact where the participants are known to have finished, or to be gone, and otherwise no more than a hint.
-        let run = |worker| unpack_range(self.of(worker, DOWN, DOWN_RUN).load(Relaxed), call);
+        let run = |worker| unpack_range(self.of(worker, RUN, 0).load(Relaxed), call);
         (0..participants).filter_map(run).map(|range| range.len()).sum()
     }
 
@@ -274,13 +292,13 @@ impl<W: Words> Board<W> {
     /// Worker: the call that it was told of last.
     #[inline]
     pub(crate) fn announced(&self, worker: usize) -> Announced {
-        Announced::on(self.line_of(worker, DOWN))
+        Announced::on(self.line_of(worker, TALK))
     }
 
     /// Worker: has it been told of another call than that?
     #[inline]
     pub(crate) fn is_announced_after(&self, worker: usize, call: u64) -> bool {
-        is_announced_after(self.line_of(worker, DOWN), call)
+        is_announced_after(self.line_of(worker, TALK), call)
     }
 
     /// Worker that was told of a call: the length of the description `id`.
@@ -305,7 +323,7 @@ impl<W: Words> Board<W> {
     }
 
     fn draw_own(&self, worker: usize, call: u64, most: usize) -> Option<Range<usize>> {
-        let own = self.of(worker, DOWN, DOWN_RUN);
+        let own = self.of(worker, RUN, 0);
         let mut seen = own.load(Relaxed);
         loop {
             let Range { start, end } = unpack_range(seen, call)?;
@@ -323,9 +341,8 @@ impl<W: Words> Board<W> {
         Marks {
             call,
             closed: self.of_all(CLOSED),
-            down: self.line_of(worker, DOWN),
+            talk: self.line_of(worker, TALK),
             work: self.line_of(worker, WORK),
-            up: self.line_of(worker, UP),
             parent_asleep: self.of_all(PARENT_ASLEEP),
         }
     }
@@ -334,7 +351,7 @@ impl<W: Words> Board<W> {
     fn steal(&self, worker: usize, call: u64, helped: usize) -> Option<Range<usize>> {
         // A worker that has joined late is not among those who began with a share; one that is knows that its own is empty.
         (worker + 1..helped).chain(0..helped.min(worker)).find_map(|other| {
-            let from = self.of(other, DOWN, DOWN_RUN);
+            let from = self.of(other, RUN, 0);
             let mut seen = from.load(Relaxed);
             loop {
                 let Range { start, end } = unpack_range(seen, call)?;
@@ -343,7 +360,7 @@ impl<W: Words> Board<W> {
                 match from.compare_exchange(seen, pack_range(call, start, middle), Relaxed) {
                     Ok(_) => {
                         // Its own word is empty, and nobody changes an empty one but its worker.
-                        self.of(worker, DOWN, DOWN_RUN).store(pack_range(call, middle + 1, end), Relaxed);
+                        self.of(worker, RUN, 0).store(pack_range(call, middle + 1, end), Relaxed);
                         return Some(middle..middle + 1);
                     }
                     Err(now) => seen = now,
@@ -376,7 +393,7 @@ impl<W: Words> Board<W> {
     /// Parent: has read a worker's outcomes up to there, and what stands before may be written over.
     pub(super) fn note_taken(&self, worker: usize, call: u64, place: Place) {
         // Release: whoever sees it writes only after all that was read.
-        self.of(worker, DOWN, DOWN_TAKEN).store(pack(call, place), Release);
+        self.of(worker, TALK, TALK_TAKEN).store(pack(call, place), Release);
         self.ring_worker(worker);
     }
 
@@ -384,22 +401,30 @@ impl<W: Words> Board<W> {
     #[inline]
     pub(crate) fn has_finished(&self, worker: usize, call: u64) -> bool {
         // Acquire: pairs with the release in `note_finished`.
-        unpack(self.of(worker, UP, UP_FINISHED).load(Acquire)).0 == call
+        unpack(self.of(worker, TALK, TALK_FINISHED).load(Acquire)).0 == call
+    }
+
+    /// Parent: has it after some looks without a pause?
+    #[inline]
+    pub(crate) fn finishes_soon(&self, worker: usize, call: u64, rhythm: &Rhythm) -> bool {
+        let finished = self.of(worker, TALK, TALK_FINISHED);
+        // Acquire: as above.
+        rhythm.waits_for(|| unpack(finished.load(Acquire)).0 == call)
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
     #[inline]
     pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> Noted {
         // Acquire: as in `has_finished`.
-        let (_, written) = unpack(self.of(worker, UP, UP_FINISHED).load(Acquire));
-        Noted { done: unpack_range(self.of(worker, UP, UP_DONE).load(Relaxed), call), numbers: None, written }
+        let (_, written) = unpack(self.of(worker, TALK, TALK_FINISHED).load(Acquire));
+        Noted { done: unpack_range(self.of(worker, TALK, TALK_DONE).load(Relaxed), call), numbers: None, written }
     }
 
     // Messages and news.
 
     /// Parent: one more message is in the worker's socket.
     pub(crate) fn note_mail(&self, worker: usize) {
-        let mail = self.of(worker, DOWN, DOWN_MAIL);
+        let mail = self.of(worker, TALK, TALK_MAIL);
         // Release: whoever sees the count finds the message. Only the parent counts here, one thread at a time.
         mail.store(mail.load(Relaxed) + 1, Release);
         self.ring_worker(worker);
@@ -408,12 +433,12 @@ impl<W: Words> Board<W> {
     /// Worker: how many messages it was sent.
     #[inline]
     pub(crate) fn mail(&self, worker: usize) -> u64 {
-        mail(self.line_of(worker, DOWN))
+        mail(self.line_of(worker, TALK))
     }
 
     /// Worker: one more message of it is in the parent's socket.
     pub(crate) fn note_said(&self, worker: usize) {
-        let said = self.of(worker, UP, UP_SAID);
+        let said = self.of(worker, TALK, TALK_SAID);
         // Release: whoever sees the count finds the message. Only the worker counts here.
         said.store(said.load(Relaxed) + 1, Release);
         self.note_news(worker);
@@ -423,12 +448,12 @@ impl<W: Words> Board<W> {
     #[inline]
     pub(crate) fn said(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_said`.
-        self.of(worker, UP, UP_SAID).load(Acquire)
+        self.of(worker, TALK, TALK_SAID).load(Acquire)
     }
 
     /// Worker: the parent should look at what it has written and said.
     pub(crate) fn note_news(&self, worker: usize) {
-        let news = self.of(worker, UP, UP_NEWS);
+        let news = self.of(worker, TALK, TALK_NEWS);
         // Release: whoever sees the count sees what it is about. Only the worker counts here.
         news.store(news.load(Relaxed) + 1, Release);
         self.ring_parent();
@@ -438,7 +463,7 @@ impl<W: Words> Board<W> {
     #[inline]
     pub(crate) fn news(&self, worker: usize) -> u64 {
         // Acquire: pairs with the release in `note_news`.
-        self.of(worker, UP, UP_NEWS).load(Acquire)
+        self.of(worker, TALK, TALK_NEWS).load(Acquire)
     }
 
     // Sleep.
@@ -500,24 +525,24 @@ pub(crate) struct Announced {
 impl Announced {
     /// What a worker finds on its line from the parent.
     #[inline]
-    fn on<A: Word>(down: &[A; PLACES]) -> Self {
+    fn on<A: Word>(talk: &[A; PLACES]) -> Self {
         // Acquire: pairs with the release in `announce`.
-        let (call, ticket) = unpack(down[DOWN_ANNOUNCED].load(Acquire));
-        let id = down[DOWN_DESCRIPTION].load(Relaxed);
+        let (call, ticket) = unpack(talk[TALK_ANNOUNCED].load(Acquire));
+        let id = talk[TALK_DESCRIPTION].load(Relaxed);
         Self { call, id, granted: ticket.checked_sub(1) }
     }
 }
 
 #[inline]
-fn is_announced_after<A: Word>(down: &[A; PLACES], call: u64) -> bool {
+fn is_announced_after<A: Word>(talk: &[A; PLACES], call: u64) -> bool {
     // Relaxed: what there is to it is found by who looks next.
-    unpack(down[DOWN_ANNOUNCED].load(Relaxed)).0 > call
+    unpack(talk[TALK_ANNOUNCED].load(Relaxed)).0 > call
 }
 
 #[inline]
-fn mail<A: Word>(down: &[A; PLACES]) -> u64 {
+fn mail<A: Word>(talk: &[A; PLACES]) -> u64 {
     // Acquire: pairs with the release in `note_mail`.
-    down[DOWN_MAIL].load(Acquire)
+    talk[TALK_MAIL].load(Acquire)
 }
 
 /// What a worker says of its outcomes.
@@ -535,9 +560,8 @@ pub(crate) struct Marks<'w, W: Words> {
     call: u64,
     closed: &'w W::Word,
     /// The worker's own lines.
-    down: &'w [W::Word; PLACES],
+    talk: &'w [W::Word; PLACES],
     work: &'w [W::Word; PLACES],
-    up: &'w [W::Word; PLACES],
     parent_asleep: &'w W::Word,
 }
 
@@ -556,21 +580,24 @@ impl<W: Words> Marks<'_, W> {
     /// Looks once, and goes on for so long, whether the worker is told of another call, and now and then whether it has
     /// more mail than it has `heard`. `false` where neither has come.
     #[inline]
-    pub(crate) fn hears_more(&self, spin: Duration, heard: u64) -> bool {
-        let is_announced = || is_announced_after(self.down, self.call);
-        is_announced() || spin_until(spin, is_announced, &mut || is_announced() || self.mail() != heard)
+    pub(crate) fn hears_more(&self, spin: Duration, heard: u64, rhythm: &Rhythm) -> bool {
+        let is_announced = || is_announced_after(self.talk, self.call);
+        if spin.is_zero() {
+            return is_announced();
+        }
+        rhythm.waits_for(is_announced) || spin_on(spin, is_announced, &mut || is_announced() || self.mail() != heard)
     }
 
     /// The other call that it was told of.
     #[inline]
     pub(crate) fn announced_another(&self) -> Option<Announced> {
-        Some(Announced::on(self.down)).filter(|announced| announced.call > self.call)
+        Some(Announced::on(self.talk)).filter(|announced| announced.call > self.call)
     }
 
     /// As [`Board::mail`].
     #[inline]
     pub(crate) fn mail(&self) -> u64 {
-        mail(self.down)
+        mail(self.talk)
     }
 
     /// Notes that the worker begins with a ticket that it has drawn; `false` where the call is closed, and nothing more is
@@ -619,7 +646,7 @@ impl<W: Words> Marks<'_, W> {
     /// How far the parent has read them.
     pub(super) fn taken(&self) -> Place {
         // Acquire: pairs with the release in `note_taken`.
-        let (of, place) = unpack(self.down[DOWN_TAKEN].load(Acquire));
+        let (of, place) = unpack(self.talk[TALK_TAKEN].load(Acquire));
         if of == self.call { place } else { 0 }
     }
 
@@ -628,9 +655,9 @@ impl<W: Words> Marks<'_, W> {
     #[inline]
     pub(super) fn note_finished(&self, done: &Range<usize>, written: Place, noted: bool) {
         // Relaxed: ordered by the next store.
-        self.up[UP_DONE].store(pack_range(self.call, done.start, done.end), Relaxed);
+        self.talk[TALK_DONE].store(pack_range(self.call, done.start, done.end), Relaxed);
         // Release: whoever sees it sees all that the worker did for the call.
-        self.up[UP_FINISHED].store(pack(self.call, written), Release);
+        self.talk[TALK_FINISHED].store(pack(self.call, written), Release);
         if noted {
             // Relaxed: before this worker's next call. A later one may be like this in those few bits of its number that
             // stand there, and would be told of chunks that it has not done. Not earlier: then they would be missed where

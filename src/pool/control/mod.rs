@@ -22,20 +22,23 @@
 //! | closed | closed `call` | parent | no more tickets of this call are drawn; tasks that ask are told that it is to end |
 //! | description | description `call:bytes` | parent | the call that it was written for, and its length; it lies behind the words |
 //! | parent asleep | asleep | parent, who rings | odd while the parent sleeps; what it sleeps on |
-//! | down | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
+//! | talk | announced `call:ticket + 1` | parent | the call that this worker was told of last, and the ticket that it is granted |
 //! | | description `call` | parent | the number of its description: that of the first call that had it |
-//! | | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | | mail | parent | how many messages the worker was sent over its socket, ever |
 //! | | taken `call:place` | parent | how far it has read the worker's area, in a call that goes on |
+//! | | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
+//! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
+//! | | said | worker | how many messages it has sent over its socket, ever |
+//! | | news | worker | how often it wanted to be looked at |
+//! | run | run `call:a..b` | worker, others take from its end | the tickets that the worker goes on with |
 //! | work | current `call:ticket + 1` | worker | the ticket that it began last |
 //! | | done `call:a..b` | worker | the chunks that it did one after another last and that returned nothing, but for a call's only one |
 //! | | written `call:place` | worker | up to where other outcomes are in its area |
 //! | | numbers `call:a..b` | worker | the chunks that it did one after another last and that returned the numbers behind *written* |
-//! | up | finished `call:place` | worker | the last call that it has nothing more to do with, and *written* |
-//! | | done `call:a..b` | worker | the same as in *work*, at the end of a call |
-//! | | said | worker | how many messages it has sent over its socket, ever |
-//! | | news | worker | how often it wanted to be looked at |
 //! | asleep | asleep | worker, who rings | as the parent's |
+//!
+//! What both sides say of every call is on one line, *talk*: processors hand a line over whole to one that reads it and then
+//! writes, and two lines, one for each direction, have to be asked for twice as often.
 //!
 //! # A call
 //!
@@ -116,7 +119,8 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::SealFlag;
 
 use area::Area;
-pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS, granted};
+pub(crate) use bell::Rhythm;
+pub(crate) use board::{Announced, MAX_CALL, MAX_CHUNKS};
 use board::{Board, MAX_BYTES};
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use records::{Record, Room, Writer, value_at};
@@ -151,7 +155,8 @@ impl Words for Mapped {
     #[inline]
     fn line(&self, line: usize) -> &[AtomicU64; words::PLACES] {
         const { assert!(words::PLACES * size_of::<AtomicU64>() <= LINE) };
-        assert!(line < self.lines, "line {line} is none of the page's");
+        // Without the number, which would have to lie in memory each time.
+        assert!(line < self.lines, "the page has no such line");
         // SAFETY: the line lies inside the mapping by the invariant and the assertion.
         let words = unsafe { self.mapping.ptr().add(line * LINE) };
         // SAFETY: mapped for as long as `self` lives, aligned to a line, and only ever used as atomic words.
@@ -299,9 +304,9 @@ mod tests {
     #[test]
     fn a_late_worker_draws_nothing_from_the_next_call() {
         let page = page(2);
-        page.open(7, 2, 2, false);
+        page.open(7, 2, 2);
         assert_eq!(draw(&page, 0, 7, 2), Some(0));
-        page.open(8, 2, 2, false);
+        page.open(8, 2, 2);
         assert_eq!(draw(&page, 1, 7, 2), None);
         assert_eq!(draw(&page, 1, 8, 2), Some(1));
         assert_eq!(page.last_begun(0, 8), None);
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn a_closed_call_says_how_much_is_left() {
         let page = page(2);
-        page.open(1, 2, 5, false);
+        page.open(1, 2, 5);
         assert_eq!(page.left(1, 2), 5);
         assert_eq!(draw(&page, 0, 1, 2), Some(0));
         assert_eq!(draw(&page, 0, 1, 2), Some(1));
@@ -326,10 +331,10 @@ mod tests {
     #[test]
     fn what_a_closed_call_has_left_is_not_drawn_65536_calls_later() {
         let page = page(3);
-        page.open(ALIKE[0], 3, 6, false);
+        page.open(ALIKE[0], 3, 6);
         page.close(ALIKE[0]);
         // The first worker is missing, and the third takes part in its place.
-        page.open(ALIKE[1], 1, 1, false);
+        page.open(ALIKE[1], 1, 1);
         assert_eq!((draw(&page, 2, ALIKE[1], 1), draw(&page, 2, ALIKE[1], 1)), (Some(0), None));
     }
 
@@ -352,7 +357,7 @@ mod tests {
         writer.finish();
         let noted = page.noted_at_the_end(0, ALIKE[0]);
         assert_eq!((noted.done, noted.numbers, noted.written), (Some(3..4), None, 24));
-        page.open(ALIKE[1], 1, 9, false);
+        page.open(ALIKE[1], 1, 9);
         assert!(Writer::new(&page, 0, ALIKE[1]).begin(0));
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
@@ -363,7 +368,7 @@ mod tests {
     fn what_a_worker_had_done_that_was_killed_before_it_took_that_back_is_not_done_in_a_later_call() {
         let page = page(1);
         let _killed = has_done_two(&page);
-        page.open(ALIKE[1], 1, 9, false);
+        page.open(ALIKE[1], 1, 9);
         let noted = page.noted(0, ALIKE[1]);
         assert_eq!((noted.done, noted.numbers, noted.written), (None, None, 0));
     }
@@ -372,7 +377,7 @@ mod tests {
     fn every_ticket_is_drawn_once_whoever_sleeps() {
         for (awake, tickets) in [(4, 10_000), (1, 10_000), (3, 5), (4, 1)] {
             let page = &page(4);
-            page.open(3, 4, tickets, false);
+            page.open(3, 4, tickets);
             let mut drawn: Vec<usize> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..awake)
                     .map(|worker| {
@@ -391,9 +396,10 @@ mod tests {
     fn granted_tickets_are_in_no_run() {
         for (participants, tickets) in [(1, 1), (1, 9), (2, 2), (2, 3), (4, 100)] {
             let page = page(4);
-            page.open(5, participants, tickets, true);
+            page.tell(5, 1, participants, tickets);
             assert_eq!(page.left(5, participants), tickets - participants);
-            let mut all: Vec<_> = (0..participants).map(|worker| granted(tickets, participants, worker)).collect();
+            let granted = |worker| page.announced(worker).granted.unwrap();
+            let mut all: Vec<_> = (0..participants).map(granted).collect();
             all.extend(std::iter::from_fn(|| draw(&page, 0, 5, participants)));
             all.sort_unstable();
             assert!(all.into_iter().eq(0..tickets), "{tickets} tickets of {participants}");
@@ -403,7 +409,7 @@ mod tests {
     #[test]
     fn the_rest_of_a_run_outlives_its_worker() {
         let page = page(2);
-        page.open(9, 2, 8, false);
+        page.open(9, 2, 8);
         assert_eq!((draw(&page, 0, 9, 2), draw(&page, 1, 9, 2)), (Some(0), Some(4)));
         page.clear(0);
         let mut drawn: Vec<_> = std::iter::from_fn(|| draw(&page, 1, 9, 2)).collect();
@@ -414,7 +420,7 @@ mod tests {
     #[test]
     fn a_worker_draws_several_tickets_while_most_are_left() {
         let page = page(2);
-        page.open(4, 2, 64, false);
+        page.open(4, 2, 64);
         assert_eq!(page.draw(0, 4, 2, 16), Some(0..4));
         assert_eq!(page.draw(0, 4, 2, 2), Some(4..6));
         assert_eq!(page.draw(0, 4, 2, 0), Some(6..7));
@@ -428,7 +434,7 @@ mod tests {
     #[test]
     fn nothing_that_was_drawn_begins_in_a_closed_call() {
         let page = page(1);
-        page.open(1, 1, 64, false);
+        page.open(1, 1, 64);
         assert_eq!(page.draw(0, 1, 1, 8), Some(0..8));
         assert!(page.marks(0, 1).begin(0));
         page.close(1);

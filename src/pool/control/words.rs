@@ -25,8 +25,8 @@ pub(crate) trait Word {
     fn fence();
 }
 
-/// How many words of a line are used.
-pub(crate) const PLACES: usize = 5;
+/// How many words a line has.
+pub(crate) const PLACES: usize = 8;
 
 /// Words by line and place in the line; what is on one line travels between processors together.
 pub(crate) trait Words {

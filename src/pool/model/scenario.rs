@@ -324,6 +324,7 @@ fn parent(machine: &Machine) {
             schedule: scenario.schedule,
             blocks: &blocks,
             leaves: &leaves,
+            splits: &[],
         };
         let limits = Limits { retries: scenario.retries, stop: stop.as_ref() };
         let mut tell = |progress: Progress| machine.told.set(progress.chunks_done);

@@ -30,6 +30,7 @@ use super::control::Reader;
 use super::crew::Crew;
 use super::plan::BlockUse;
 use super::protocol::{self, Asked, CallMessage, Outcome, Packet, ToParent, ToWorker};
+use super::scope::Scope;
 use super::system::{Kernel, Process, System};
 use super::tally::{Noted, Settled, Tally};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +123,8 @@ impl<'c, S: System> Running<'c, S> {
         limits: Limits<'c>,
         (call, described): (u64, Option<u64>),
     ) -> Result<Self> {
-        let mut running = Self::of_round(Round::new(crew, call, described), crew, asked, limits);
+        let lent = (asked.scope, asked.blocks);
+        let mut running = Self::of_round(Round::new(crew, call, described), crew, lent, limits);
         running.publish()?;
         Ok(running)
     }
@@ -131,24 +133,29 @@ impl<'c, S: System> Running<'c, S> {
     #[cold]
     pub(super) fn go_on(
         crew: &'c mut Crew<S>,
-        asked: &Asked<'c>,
+        lent: (Scope<'c>, &'c [BlockUse<'c>]),
         limits: Limits<'c>,
         (call, id): (u64, u64),
         participants: usize,
     ) -> Self {
-        let mut running = Self::of_round(Round::new(crew, call, Some(id)), crew, asked, limits);
+        let mut running = Self::of_round(Round::new(crew, call, Some(id)), crew, lent, limits);
         running.participants.extend((0..participants).map(|index| (index, true)));
         running.read_from_the_start();
         running
     }
 
-    fn of_round(round: Round, crew: &'c mut Crew<S>, asked: &Asked<'c>, limits: Limits<'c>) -> Self {
+    fn of_round(
+        round: Round,
+        crew: &'c mut Crew<S>,
+        (scope, blocks): (Scope<'c>, &'c [BlockUse<'c>]),
+        limits: Limits<'c>,
+    ) -> Self {
         let mut running = Self {
             home: epoch(),
             quiet: Duration::ZERO,
             participants: std::mem::take(&mut crew.participants),
-            blocks: asked.blocks,
-            tally: Tally::new(asked.scope),
+            blocks,
+            tally: Tally::new(scope),
             limits,
             stopping: Stopping::No,
             losses: None,
@@ -177,7 +184,7 @@ impl<'c, S: System> Running<'c, S> {
             }
         };
         // From here on workers may touch what is lent, and this value sees to it that they are waited for.
-        self.crew.page().open(self.round.call, self.round.sharers, tickets, false);
+        self.crew.page().open(self.round.call, self.round.sharers, tickets);
         for &(index, _) in &self.participants {
             match (&packet, self.round.described) {
                 (None, Some(id)) => self.crew.page().announce(index, self.round.call, id, None),

@@ -27,6 +27,7 @@ fn asked<'a, A: Args>(crew: &Crew, plan: &'a mut Plan<'_>, task: fn(A::Views<'_>
         schedule: Schedule::Dynamic,
         blocks: &plan.blocks,
         leaves: &plan.leaves,
+        splits: &plan.splits,
     }
 }
 

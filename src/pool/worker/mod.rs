@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{Announced, ControlPage, Record, Writer};
+use super::control::{Announced, ControlPage, Record, Rhythm, Writer};
 use super::fit;
 use super::protocol::{self, CallMessage, Packet, ToParent, ToWorker};
 use super::system::{Kernel, System};
@@ -48,6 +48,7 @@ struct Desk<S: System> {
     page: Arc<ControlPage<S::Memory>>,
     /// How long it looks for what comes next before it sleeps.
     spin: Duration,
+    rhythm: Rhythm,
     home: Home,
 }
 
@@ -141,7 +142,14 @@ impl<S: System> Worker<S> {
         let page = fds.into_iter().next().map(|fd| S::map_page(fd, workers));
         let Some(Ok(page)) = page.filter(|_| index < workers) else { S::exit(CONFUSED) };
         Self {
-            desk: Desk { socket, index, page, spin: Duration::from_nanos(spin), home: Home::here() },
+            desk: Desk {
+                socket,
+                index,
+                page,
+                spin: Duration::from_nanos(spin),
+                rhythm: Rhythm::default(),
+                home: Home::here(),
+            },
             told: Told { call, ..Told::default() },
             blocks: BTreeMap::new(),
             leaving: Vec::new(),

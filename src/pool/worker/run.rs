@@ -272,7 +272,7 @@ impl<S: System> Work<'_, S> {
         S::at_rest(|| format!("in its task {}", super::state(self.tools.told, self.id, self.tools.blocks)));
         let Tools { desk, told, .. } = &mut self.tools;
         let marks = self.writer.marks();
-        if !marks.hears_more(desk.spin, told.heard) {
+        if !marks.hears_more(desk.spin, told.heard, &desk.rhythm) {
             told.is_quiet = true;
             return false;
         }
