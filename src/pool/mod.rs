@@ -507,15 +507,21 @@ impl Shared {
             return None;
         }
         // A call that runs on this thread has it.
-        let crew = match self.crew.try_lock() {
-            Ok(crew) => crew,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let crew = self.try_crew()?;
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
         let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
         self.tell_forgotten(&mut duty.crew);
         Some(duty)
+    }
+
+    /// The crew, where nobody has it. A panic in a callback leaves one that was settled.
+    #[inline]
+    fn try_crew(&self) -> Option<MutexGuard<'_, Crew>> {
+        match self.crew.try_lock() {
+            Ok(crew) => Some(crew),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn lock_crew_unless(&self, stop: &Stop) -> Result<MutexGuard<'_, Crew>> {
@@ -525,13 +531,12 @@ impl Shared {
         fence(Ordering::SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let crew = loop {
-            match self.crew.try_lock() {
-                Ok(crew) => break Ok(crew),
-                Err(TryLockError::Poisoned(poisoned)) => break Ok(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if stop.reason().is_some() => {
+            match self.try_crew() {
+                Some(crew) => break Ok(crew),
+                None if stop.reason().is_some() => {
                     break Err(Error::new(ErrorKind::WouldBlock, "a call of another thread has the workers"));
                 }
-                Err(TryLockError::WouldBlock) => {
+                None => {
                     waiting = self.freed.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
@@ -575,11 +580,7 @@ impl Shared {
             return;
         }
         loop {
-            let mut crew = match self.crew.try_lock() {
-                Ok(crew) => crew,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(mut crew) = self.try_crew() else { return };
             let all_told = self.tell_forgotten_now(&mut crew);
             drop(crew);
             // Pairs with the one in `forget`: whoever has noted something meanwhile has found the crew busy. What workers had
@@ -627,19 +628,17 @@ impl Borrower for Shared {
         // Dropped after the crew.
         let _afterwards = Afterwards(self);
         let mut crew = loop {
-            match self.crew.try_lock() {
-                Ok(crew) => break crew,
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Err(TryLockError::WouldBlock) => return,
+            match self.try_crew() {
+                Some(crew) => break crew,
+                None if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(200)),
+                None => return,
             }
         };
         crew.let_go(serial, deadline);
     }
 }
 
+/// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.epoch != epoch() {
