@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::Args;
 use super::cancel::{CancelToken, Stop, StopOptions};
-use super::chunk::{Chunk, Division, Progress};
+use super::chunk::{Chunk, Progress};
 use super::plan::{BlockUse, Plan};
 use super::protocol::Asked;
 use super::results::Results;
@@ -350,12 +350,7 @@ impl<'p> Call<'p> {
         let stop = Stop::begin(std::mem::take(&mut settings.stop), pool.page());
         let mut plan = Plan::new();
         args.describe(&mut plan)?;
-        let division = plan.divide(pool.workers())?;
-        // Rows that are asked for do not exist then, and it is said so.
-        if division.count == 0 && settings.only.is_none() {
-            return Ok(Returned::Nothing(0));
-        }
-        run_anew(pool, &mut plan, (task, division), Some(&mut settings), stop.as_ref())
+        run_anew(pool, plan, task, Some(&mut settings), stop.as_ref())
     }
 }
 
@@ -385,15 +380,7 @@ fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> 
     }
     let mut plan = Plan::new();
     args.describe(&mut plan)?;
-    run_described(pool, plan, task)
-}
-
-fn run_described(pool: &Pool, mut plan: Plan<'_>, task: TaskRef) -> Result<Returned> {
-    let division = plan.divide(pool.workers())?;
-    if division.count == 0 {
-        return Ok(Returned::Nothing(0));
-    }
-    run_anew(pool, &mut plan, (task, division), None, None)
+    run_anew(pool, plan, task, None, None)
 }
 
 /// A call is over.
@@ -428,11 +415,16 @@ fn conclude(settled: Result<Option<Box<Settled>>>, scope: Scope<'_>, stop: Optio
 #[inline(never)]
 fn run_anew(
     pool: &Pool,
-    plan: &mut Plan<'_>,
-    (task, division): (TaskRef, Division),
+    mut plan: Plan<'_>,
+    task: TaskRef,
     mut settings: Option<&mut Settings<'_>>,
     stop: Option<&Arc<Stop>>,
 ) -> Result<Returned> {
+    let division = plan.divide(pool.workers())?;
+    // Where rows are asked for they do not exist then, and it is said so.
+    if division.count == 0 && settings.as_ref().is_none_or(|settings| settings.only.is_none()) {
+        return Ok(Returned::Nothing(0));
+    }
     let only = match settings.as_mut().and_then(|settings| settings.only.take()) {
         Some(rows) => Some(division.chunks_of(&rows, plan.unit())?),
         None => None,
@@ -462,9 +454,11 @@ fn run_anew(
     let settled = match &pool.kind {
         Kind::Workers(shared) => {
             let limits = Limits { retries, stop };
-            run_on_workers(shared, plan, scope, (task, schedule), limits, progress)
+            run_on_workers(shared, &mut plan, scope, (task, schedule), limits, progress)
         }
-        Kind::Serial => serial::run(plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Box::new).map(Some),
+        Kind::Serial => {
+            serial::run(&mut plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Box::new).map(Some)
+        }
     };
     conclude(settled, scope, stop)
 }
