@@ -108,7 +108,8 @@ impl<'c, S: System> Smooth<'c, S> {
         let (page, tickets): (&ControlPage<_>, _) = (crew.page(), self.scope.division.count);
         page.tell(call, id, participants, tickets);
         let spin = crew.spin_beside(participants);
-        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call, crew.rhythm())) {
+        let finished = Cell::new(0);
+        if spin.is_zero() || !crew.rhythm().waits_for(|| self.are_finished(page, &finished)) {
             self.wait(crew, spin);
         }
         (0..participants).all(|index| {
@@ -117,19 +118,25 @@ impl<'c, S: System> Smooth<'c, S> {
         })
     }
 
+    /// Have all? The first so many were found to have before.
+    #[inline]
+    fn are_finished(&self, page: &ControlPage<S::Memory>, before: &Cell<usize>) -> bool {
+        let mut finished = before.get();
+        while finished < self.participants && page.has_finished(finished, self.call) {
+            finished += 1;
+        }
+        before.set(finished);
+        finished == self.participants
+    }
+
     /// For who takes longer, or has died.
     #[inline(never)]
     fn wait(&self, crew: &Crew<S>, spin: Duration) {
-        let Self { call, participants, .. } = *self;
+        let participants = self.participants;
         let page = crew.page();
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
         let finished = Cell::new(0);
-        let all_finished = || {
-            while finished.get() < participants && page.has_finished(finished.get(), call) {
-                finished.set(finished.get() + 1);
-            }
-            finished.get() == participants
-        };
+        let all_finished = || self.are_finished(page, &finished);
         let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
         page.wait_as_parent(spin, || UNEASE, all_finished, come);

@@ -404,14 +404,6 @@ impl<W: Words> Board<W> {
         unpack(self.of(worker, TALK, TALK_FINISHED).load(Acquire)).0 == call
     }
 
-    /// Parent: has it after some looks without a pause?
-    #[inline]
-    pub(crate) fn finishes_soon(&self, worker: usize, call: u64, rhythm: &Rhythm) -> bool {
-        let finished = self.of(worker, TALK, TALK_FINISHED);
-        // Acquire: as above.
-        rhythm.waits_for(|| unpack(finished.load(Acquire)).0 == call)
-    }
-
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.
     #[inline]
     pub(super) fn noted_at_the_end(&self, worker: usize, call: u64) -> Noted {
