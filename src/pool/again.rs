@@ -2,10 +2,8 @@
 
 use super::Shared;
 use super::args::Args;
-use super::call::{Unsettled, leave};
-use super::scope::Scope;
+use super::call::{Returned, Unsettled, conclude, leave};
 use super::smooth;
-use super::tally::Settled;
 use super::task::TaskRef;
 use super::told::{Blocks, Recall};
 use crate::error::Result;
@@ -13,11 +11,7 @@ use crate::error::Result;
 /// Runs a call without settings that is like the one before it, as [`smooth::run_known`] does. `None` where it is another, or
 /// where something is in its way: then nothing has happened.
 #[inline]
-pub(super) fn run<A: Args>(
-    shared: &Shared,
-    args: &A,
-    task: TaskRef,
-) -> Option<(Scope<'static>, Result<Option<Box<Settled>>>)> {
+pub(super) fn run<A: Args>(shared: &Shared, args: &A, task: TaskRef) -> Option<Result<Returned>> {
     if !A::RECALLS {
         return None;
     }
@@ -36,6 +30,6 @@ pub(super) fn run<A: Args>(
     if let Ok(settled) = &settled {
         unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     }
-    leave(duty);
-    Some((scope, settled))
+    leave(&mut duty);
+    Some(conclude(settled, scope, None))
 }

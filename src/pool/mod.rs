@@ -65,7 +65,7 @@ pub use schedule::Schedule;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;
-use crate::sys::fork::{Epoch, epoch};
+use crate::sys::fork::Home;
 use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
@@ -251,7 +251,7 @@ enum Kind {
 
 /// What the pool and the blocks that it was lent both hold.
 struct Shared {
-    epoch: Epoch,
+    home: Home,
     workers: usize,
     /// The one that all the pool's workers share.
     page: Arc<ControlPage>,
@@ -475,7 +475,7 @@ impl Shared {
     /// Waits for calls of other threads to end, for as long as `stop` lets it.
     #[inline]
     fn enter(&self, stop: Option<&Stop>) -> Result<OnDuty<'_>> {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return Err(Error::new(
                 ErrorKind::Closed,
                 "this pool belongs to the process that this one was forked from",
@@ -503,7 +503,7 @@ impl Shared {
     #[expect(clippy::inline_always, reason = "what it returns takes longer to be handed over than to be made")]
     #[inline(always)]
     fn enter_at_once(&self) -> Option<OnDuty<'_>> {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return None;
         }
         // A call that runs on this thread has it.
@@ -548,7 +548,7 @@ impl Shared {
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
     #[inline]
     fn tell_forgotten(&self, crew: &mut Crew) {
-        if self.any_forgotten() && self.epoch == epoch() {
+        if self.any_forgotten() && self.home.is_here() {
             self.tell_forgotten_now(crew);
         }
     }
@@ -576,7 +576,7 @@ impl Shared {
 
     #[cold]
     fn tell_forgotten_unless_busy(&self) {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return;
         }
         loop {
@@ -641,7 +641,7 @@ impl Borrower for Shared {
 /// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             self.crew.get_mut().unwrap_or_else(PoisonError::into_inner).disown();
         }
     }
