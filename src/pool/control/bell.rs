@@ -114,7 +114,7 @@ impl Rhythm {
             (rest / Self::PART).max(1)
         } else {
             self.in_time.set(in_time);
-            u32::from(in_time % Self::IN_TIME == 0)
+            u32::from(in_time.is_multiple_of(Self::IN_TIME))
         };
         self.rest.set(rest.saturating_sub(shorter));
     }
