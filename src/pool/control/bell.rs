@@ -73,6 +73,9 @@ pub(crate) struct Rhythm {
     rest: Cell<u32>,
     /// How many first looks in a row were not too early.
     in_time: Cell<u32>,
+    /// How many looks were in vain the last time, as [`look_eagerly`] counts them. The next wait learns from it: now somebody
+    /// is waited for in turn.
+    last: Cell<Option<u32>>,
 }
 
 impl Rhythm {
@@ -90,33 +93,36 @@ impl Rhythm {
     /// Has it come after a rest and some looks?
     #[inline]
     pub(crate) fn waits_for(&self, come: impl FnMut() -> bool) -> bool {
-        let rest = self.rest.get();
-        let mut left = rest;
+        self.learn();
+        let mut left = self.rest.get();
         while left > 0 {
             left = black_box(left) - 1;
         }
         let looks = look_eagerly(come);
-        match looks {
-            Some(0) => self.was_in_time(rest),
+        self.last.set(looks);
+        looks.is_some()
+    }
+
+    #[inline]
+    fn learn(&self) {
+        let rest = self.rest.get();
+        match self.last.take() {
+            Some(0) => {
+                let in_time = self.in_time.get() + 1;
+                let shorter = if in_time > Self::LATE {
+                    (rest / Self::PART).max(1)
+                } else {
+                    self.in_time.set(in_time);
+                    u32::from(in_time.is_multiple_of(Self::IN_TIME))
+                };
+                self.rest.set(rest.saturating_sub(shorter));
+            }
             Some(looks) if looks <= Self::PATIENCE => {
                 self.in_time.set(0);
                 self.rest.set((rest + 1).min(Self::LONGEST));
             }
             _ => {}
         }
-        looks.is_some()
-    }
-
-    #[inline]
-    fn was_in_time(&self, rest: u32) {
-        let in_time = self.in_time.get() + 1;
-        let shorter = if in_time > Self::LATE {
-            (rest / Self::PART).max(1)
-        } else {
-            self.in_time.set(in_time);
-            u32::from(in_time.is_multiple_of(Self::IN_TIME))
-        };
-        self.rest.set(rest.saturating_sub(shorter));
     }
 }
 
@@ -163,6 +169,7 @@ mod tests {
             looks > at
         });
         assert_eq!(has_come, looks <= EAGER_LOOKS && looks > at);
+        rhythm.learn();
         looks
     }
 
