@@ -23,7 +23,8 @@ pub(super) fn run<A: Args>(shared: &Shared, args: &A, task: TaskRef) -> Option<R
     if !(args.is_recalled(&mut recall) && recall.is_over()) {
         return None;
     }
-    let (scope, id) = (told.scope(), told.message.call);
+    let scope = told.scope();
+    let id = told.message.call;
     // Borrows the blocks, which have the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&blocks);
     let settled = smooth::run_known(&mut duty.crew, &scope, &blocks, 0, id);
@@ -31,5 +32,5 @@ pub(super) fn run<A: Args>(shared: &Shared, args: &A, task: TaskRef) -> Option<R
         unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     }
     leave(&mut duty);
-    Some(conclude(settled, scope, None))
+    Some(conclude(settled, &scope, None))
 }

@@ -394,7 +394,7 @@ pub(super) fn leave(duty: &mut OnDuty<'_>) {
 #[inline]
 pub(super) fn conclude(
     settled: Result<Option<Box<Settled>>>,
-    scope: Scope<'_>,
+    scope: &Scope<'_>,
     stop: Option<&Arc<Stop>>,
 ) -> Result<Returned> {
     match settled.transpose() {
@@ -404,7 +404,7 @@ pub(super) fn conclude(
 }
 
 #[cold]
-fn conclude_tallied(settled: Result<Box<Settled>>, scope: Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
+fn conclude_tallied(settled: Result<Box<Settled>>, scope: &Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
     let error = match settled {
         Ok(settled) => match *settled {
             Settled { results, failure: None, .. } => return Ok(Returned::Results(Box::new(results))),
@@ -471,7 +471,7 @@ fn run_anew(
             serial::run(&mut plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Box::new).map(Some)
         }
     };
-    conclude(settled, scope, stop)
+    conclude(settled, &scope, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.

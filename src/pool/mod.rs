@@ -493,10 +493,7 @@ impl Shared {
             None => self.crew.lock().unwrap_or_else(PoisonError::into_inner),
             Some(stop) => self.lock_crew_unless(stop)?,
         };
-        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
-        self.tell_forgotten(&mut duty.crew);
-        Ok(duty)
+        Ok(self.begin_duty(crew))
     }
 
     /// The same where nothing is in the way; `None` says nothing of what is.
@@ -508,10 +505,15 @@ impl Shared {
         }
         // A call that runs on this thread has it.
         let crew = self.try_crew()?;
+        Some(self.begin_duty(crew))
+    }
+
+    #[inline]
+    fn begin_duty<'s>(&'s self, mut crew: MutexGuard<'s, Crew>) -> OnDuty<'s> {
+        self.tell_forgotten(&mut crew);
+        // Relaxed: see where it is read.
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
-        self.tell_forgotten(&mut duty.crew);
-        Some(duty)
+        OnDuty { shared: self, crew, _afterwards: Afterwards(self) }
     }
 
     /// The crew, where nobody has it. A panic in a callback leaves one that was settled.
