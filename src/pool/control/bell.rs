@@ -196,7 +196,7 @@ mod tests {
         looks(&rhythm, Rhythm::PATIENCE + 1);
         assert_eq!(looks(&rhythm, EAGER_LOOKS), EAGER_LOOKS);
         assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
-        let late = (0..).take_while(|_| looks(&rhythm, 0) == 1 && rhythm.rest.get() > 0).count();
+        let late = (0..Rhythm::LONGEST).take_while(|_| looks(&rhythm, 0) == 1 && rhythm.rest.get() > 0).count();
         assert!(late < 150, "it took {late} looks to see that all were late");
         looks(&rhythm, 0);
         assert_eq!(rhythm.rest.get(), 0);
