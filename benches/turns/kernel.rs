@@ -25,8 +25,9 @@ const CHUNK_LEN: usize = (4 << 20) / size_of::<f64>();
 /// Steps for each element in the kernel bound by arithmetic, enough for memory not to matter.
 const STEPS: usize = 32;
 
-pub(crate) fn kernels() -> Result<Vec<Group>> {
-    let len = (variable("NDSHM_BENCH_KERNEL_MIB", 512_usize)? << 20) / size_of::<f64>();
+pub(crate) fn kernels(is_test: bool) -> Result<Vec<Group>> {
+    let mib: usize = variable("NDSHM_BENCH_KERNEL_MIB", if is_test { 16 } else { 512 })?;
+    let len = (mib << 20) / size_of::<f64>();
     let workers = variable("NDSHM_BENCH_WORKERS", default_workers()?)?;
     let mut groups = Vec::new();
     for workers in workers.split(',') {

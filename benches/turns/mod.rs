@@ -39,7 +39,7 @@ pub(crate) fn measure() -> Result<()> {
     let is_test = options.iter().any(|option| option == "--test");
     let is_asked_for = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
     let mut measured = Vec::new();
-    for group in call::calls()?.into_iter().chain(kernel::kernels()?) {
+    for group in call::calls()?.into_iter().chain(kernel::kernels(is_test)?) {
         if is_asked_for(group.name()) {
             measured.push(group.measure(is_test)?);
         }
