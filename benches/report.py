@@ -31,7 +31,7 @@ BENCHES: list[tuple[str, str, dict[str, str]]] = [
         "NDSHM_BENCH_MEMORY_MIB": "1024",
     }),
     ("compute", "", {}), ("lock", "", {}),
-    ("pool", "^call|[0-9] chunks|^kernel|^start", {}), ("turns", "", {}), ("list", "list_[gs]et", {}),
+    ("pool", "^call|[0-9] chunks|^start", {}), ("turns", "", {}), ("list", "list_[gs]et", {}),
 ]
 SCRIPTS = ["compute.py", "pool.py", "list.py"]
 
@@ -58,7 +58,7 @@ ROWS = [
     ("the same with a struct of three numbers", "4096 chunks with structs", "pool", ["rayon"]),
     ("the same with a `String`", "4096 chunks with strings", "pool", ["rayon"]),
     ("100,000 chunks of 128 bytes with a number each", "100000 chunks with results", "pool", ["rayon"]),
-    ("add to 128 MiB, bound by memory, 2 workers", "kernel bound by memory, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
+    ("add to 512 MiB, bound by memory, 2 workers", "kernel bound by memory, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
     ("the same, bound by arithmetic", "kernel bound by arithmetic, 2 workers", "pool", ["rayon, huge pages", "rayon"]),
     ("start a worker", "start", "worker", ["posix_spawn"]),
     ("create and fill 1 GiB", "create and fill 1 GiB", "array", ["memfd", "Vec"]),

@@ -84,7 +84,7 @@ def python_results() -> Path:
 
 
 def turns_results() -> Path:
-    """What `benches/turns.rs` writes."""
+    """What `benches/turns` writes."""
     return target_dir() / "bench-turns-results.json"
 
 

@@ -113,6 +113,19 @@ fn lists_of_arrays_are_as_long_as_they_are() {
 }
 
 #[test]
+fn repeated_calls_may_be_lent_any_number_of_arrays() {
+    let pool = pool();
+    for count in [7, 8, 9, 20] {
+        let mut arrays: Vec<_> = (0..count).map(|_| SharedArray::<u32, _>::zeros(3).unwrap()).collect();
+        twice(|| {
+            let all: Vec<_> = arrays.iter_mut().map(|array| array.chunks_mut().rows(3)).collect();
+            pool.for_each(all, |all, _| all.into_iter().for_each(|mut rows| rows += 1)).unwrap();
+        });
+        assert!(arrays.iter().all(|array| array.read().unwrap()[2] == 2), "of {count} arrays");
+    }
+}
+
+#[test]
 fn each_call_has_its_own_task_and_parameter() {
     let pool = pool();
     let array = SharedArray::<u32, _>::from_elem(4, 3).unwrap();

@@ -7,25 +7,24 @@
 //! |---|---|---|
 //! | `call.rs` | an empty call, and with it an array of any size | one word passed between two processes |
 //! | `chunks.rs` | many small chunks | rayon over the same chunks |
-//! | `kernel.rs` | a kernel in place | rayon on a `Vec` |
 //! | `start.rs` | starting a worker | `posix_spawn` of `true` |
+//! | `../turns` | an empty call and a kernel in place, in turns with their limits | a ping-pong; rayon on a `Vec` |
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `NDSHM_BENCH_KERNEL_MIB` | size of the kernels' array | 128 |
-//! | `NDSHM_BENCH_WORKERS` | numbers of workers for the kernels, such as `1,2,4,8,16` | 1, 2, 4 … up to the number of processors |
 //! | `NDSHM_BENCH_HEAP_GIB` | what the parent has touched that starts workers from a large heap | 1 |
 
 mod call;
 mod chunks;
 #[path = "../common/mod.rs"]
 mod common;
-mod kernel;
 #[path = "../peer/mod.rs"]
 mod peer;
 mod place;
 mod rival;
 mod start;
+#[path = "../turns/mod.rs"]
+mod turns;
 
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ fn main() -> Result<()> {
         chunks::in_place(criterion)?;
         chunks::in_place_alone(criterion)?;
         chunks::with_results(criterion)?;
-        kernel::kernels(criterion)?;
-        start::start(criterion)
+        start::start(criterion)?;
+        turns::measure()
     })
 }

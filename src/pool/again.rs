@@ -2,10 +2,8 @@
 
 use super::Shared;
 use super::args::Args;
-use super::call::{Unsettled, leave};
-use super::scope::Scope;
+use super::call::{Returned, Unsettled, conclude, leave};
 use super::smooth;
-use super::tally::Settled;
 use super::task::TaskRef;
 use super::told::{Blocks, Recall};
 use crate::error::Result;
@@ -13,11 +11,7 @@ use crate::error::Result;
 /// Runs a call without settings that is like the one before it, as [`smooth::run_known`] does. `None` where it is another, or
 /// where something is in its way: then nothing has happened.
 #[inline]
-pub(super) fn run<A: Args>(
-    shared: &Shared,
-    args: &A,
-    task: TaskRef,
-) -> Option<(Scope<'static>, Result<Option<Box<Settled>>>)> {
+pub(super) fn run<A: Args>(shared: &Shared, args: &A, task: TaskRef) -> Option<Result<Returned>> {
     if !A::RECALLS {
         return None;
     }
@@ -29,13 +23,14 @@ pub(super) fn run<A: Args>(
     if !(args.is_recalled(&mut recall) && recall.is_over()) {
         return None;
     }
-    let (scope, id) = (told.scope(), told.message.call);
+    let scope = told.scope();
+    let id = told.message.call;
     // Borrows the blocks, which have the locks: they go only when the call is settled, whatever happens.
     let unsettled = Unsettled(&blocks);
     let settled = smooth::run_known(&mut duty.crew, &scope, &blocks, 0, id);
     if let Ok(settled) = &settled {
         unsettled.settle(settled.as_ref().is_some_and(|settled| settled.cut_short));
     }
-    leave(duty);
-    Some((scope, settled))
+    leave(&mut duty);
+    Some(conclude(settled, &scope, None))
 }

@@ -10,7 +10,7 @@ use super::{Kind, Pool, Shared, fit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::start::output::WorkerOutput;
 use crate::sys::affinity;
-use crate::sys::fork::epoch;
+use crate::sys::fork::Home;
 
 /// How to make a [`Pool`].
 ///
@@ -143,7 +143,7 @@ impl PoolBuilder {
         let output = (self.stdout, self.stderr);
         let crew = Crew::start(CrewOptions { workers, env, spin, cpus, threads, places, output })?;
         let shared = |shared: &Weak<Shared>| Shared {
-            epoch: epoch(),
+            home: Home::here(),
             workers,
             page: Arc::clone(crew.page()),
             crew: Mutex::new(crew.on_behalf_of(shared.clone())),

@@ -355,7 +355,7 @@ impl<'p> Call<'p> {
 }
 
 /// What the tasks of a call have returned.
-enum Returned {
+pub(super) enum Returned {
     /// So many of them nothing.
     Nothing(usize),
     Results(Box<Results>),
@@ -374,9 +374,9 @@ impl Returned {
 #[inline]
 fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> {
     if let Kind::Workers(shared) = &pool.kind
-        && let Some((scope, settled)) = again::run(shared, args, task)
+        && let Some(returned) = again::run(shared, args, task)
     {
-        return conclude(settled, scope, None);
+        return returned;
     }
     let mut plan = Plan::new();
     args.describe(&mut plan)?;
@@ -385,17 +385,28 @@ fn run_plain<A: Args>(pool: &Pool, args: &A, task: TaskRef) -> Result<Returned> 
 
 /// A call is over.
 #[inline]
-pub(super) fn leave(mut duty: OnDuty<'_>) {
+pub(super) fn leave(duty: &mut OnDuty<'_>) {
     // Whole again for the next call, also where this one had to end; where that is not possible now, that call says why.
     let _ = duty.crew.replace_dead();
 }
 
 /// What came of a call.
 #[inline]
-fn conclude(settled: Result<Option<Box<Settled>>>, scope: Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
+pub(super) fn conclude(
+    settled: Result<Option<Box<Settled>>>,
+    scope: &Scope<'_>,
+    stop: Option<&Arc<Stop>>,
+) -> Result<Returned> {
+    match settled.transpose() {
+        None => Ok(Returned::Nothing(scope.chunks())),
+        Some(settled) => conclude_tallied(settled, scope, stop),
+    }
+}
+
+#[cold]
+fn conclude_tallied(settled: Result<Box<Settled>>, scope: &Scope<'_>, stop: Option<&Arc<Stop>>) -> Result<Returned> {
     let error = match settled {
-        Ok(None) => return Ok(Returned::Nothing(scope.chunks())),
-        Ok(Some(settled)) => match *settled {
+        Ok(settled) => match *settled {
             Settled { results, failure: None, .. } => return Ok(Returned::Results(Box::new(results))),
             Settled { failure: Some(failure), .. } => failure,
         },
@@ -460,7 +471,7 @@ fn run_anew(
             serial::run(&mut plan, scope, task, stop, progress.unwrap_or(&mut ignore)).map(Box::new).map(Some)
         }
     };
-    conclude(settled, scope, stop)
+    conclude(settled, &scope, stop)
 }
 
 /// Locks the arrays of a call until its plan is dropped, and waits for them for as long as `stop` lets it.
@@ -519,7 +530,7 @@ fn run_on_workers(
     if stop.is_some() {
         duty.crew.heed(None);
     }
-    leave(duty);
+    leave(&mut duty);
     Ok(settled)
 }
 

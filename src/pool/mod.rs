@@ -65,7 +65,7 @@ pub use schedule::Schedule;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Borrower;
-use crate::sys::fork::{Epoch, epoch};
+use crate::sys::fork::Home;
 use crate::sys::thread_id;
 use cancel::Stop;
 use control::ControlPage;
@@ -251,7 +251,7 @@ enum Kind {
 
 /// What the pool and the blocks that it was lent both hold.
 struct Shared {
-    epoch: Epoch,
+    home: Home,
     workers: usize,
     /// The one that all the pool's workers share.
     page: Arc<ControlPage>,
@@ -475,7 +475,7 @@ impl Shared {
     /// Waits for calls of other threads to end, for as long as `stop` lets it.
     #[inline]
     fn enter(&self, stop: Option<&Stop>) -> Result<OnDuty<'_>> {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return Err(Error::new(
                 ErrorKind::Closed,
                 "this pool belongs to the process that this one was forked from",
@@ -493,25 +493,27 @@ impl Shared {
             None => self.crew.lock().unwrap_or_else(PoisonError::into_inner),
             Some(stop) => self.lock_crew_unless(stop)?,
         };
-        self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
-        self.tell_forgotten(&mut duty.crew);
-        Ok(duty)
+        Ok(self.begin_duty(crew))
     }
 
     /// The same where nothing is in the way; `None` says nothing of what is.
     #[expect(clippy::inline_always, reason = "what it returns takes longer to be handed over than to be made")]
     #[inline(always)]
     fn enter_at_once(&self) -> Option<OnDuty<'_>> {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return None;
         }
         // A call that runs on this thread has it.
         let crew = self.try_crew()?;
+        Some(self.begin_duty(crew))
+    }
+
+    #[inline]
+    fn begin_duty<'s>(&'s self, mut crew: MutexGuard<'s, Crew>) -> OnDuty<'s> {
+        self.tell_forgotten(&mut crew);
+        // Relaxed: see where it is read.
         self.caller.store(thread_id::current().number(), Ordering::Relaxed);
-        let mut duty = OnDuty { shared: self, crew, _afterwards: Afterwards(self) };
-        self.tell_forgotten(&mut duty.crew);
-        Some(duty)
+        OnDuty { shared: self, crew, _afterwards: Afterwards(self) }
     }
 
     /// The crew, where nobody has it. A panic in a callback leaves one that was settled.
@@ -548,7 +550,7 @@ impl Shared {
     /// Tells the workers which blocks they may unmap, as far as that needs no waiting.
     #[inline]
     fn tell_forgotten(&self, crew: &mut Crew) {
-        if self.any_forgotten() && self.epoch == epoch() {
+        if self.any_forgotten() && self.home.is_here() {
             self.tell_forgotten_now(crew);
         }
     }
@@ -576,7 +578,7 @@ impl Shared {
 
     #[cold]
     fn tell_forgotten_unless_busy(&self) {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             return;
         }
         loop {
@@ -641,7 +643,7 @@ impl Borrower for Shared {
 /// In a forked child the workers are the parent's: dropping a pool there must neither wait for them nor kill them.
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.epoch != epoch() {
+        if !self.home.is_here() {
             self.crew.get_mut().unwrap_or_else(PoisonError::into_inner).disown();
         }
     }

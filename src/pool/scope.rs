@@ -35,6 +35,7 @@ pub(crate) struct Scope<'c> {
 
 impl Scope<'_> {
     /// How many chunks it runs.
+    #[inline]
     pub(super) fn chunks(self) -> usize {
         self.only.map_or(self.division.count, <[usize]>::len)
     }

@@ -103,12 +103,20 @@ impl<'c, S: System> Smooth<'c, S> {
     /// there was to the call?
     #[inline]
     fn is_all(&self) -> bool {
+        // Compiled for a single one, too: then there is nothing to be counted and divided.
+        if self.participants == 1 { self.is_all_of(1) } else { self.is_all_of(self.participants) }
+    }
+
+    #[expect(clippy::inline_always, reason = "what is known of the number is what it is for")]
+    #[inline(always)]
+    fn is_all_of(&self, participants: usize) -> bool {
         let Some(crew) = &self.crew else { return false };
-        let Self { call, id, participants, .. } = *self;
+        let Self { call, id, .. } = *self;
         let (page, tickets): (&ControlPage<_>, _) = (crew.page(), self.scope.division.count);
         page.tell(call, id, participants, tickets);
         let spin = crew.spin_beside(participants);
-        if spin.is_zero() || !(0..participants).all(|index| page.finishes_soon(index, call, crew.rhythm())) {
+        let finished = Cell::new(0);
+        if spin.is_zero() || !crew.rhythm().waits_for(|| self.are_finished(page, participants, &finished)) {
             self.wait(crew, spin);
         }
         (0..participants).all(|index| {
@@ -117,19 +125,25 @@ impl<'c, S: System> Smooth<'c, S> {
         })
     }
 
+    /// Have all participants? The first so many were found to have before.
+    #[inline]
+    fn are_finished(&self, page: &ControlPage<S::Memory>, participants: usize, before: &Cell<usize>) -> bool {
+        let mut finished = before.get();
+        while finished < participants && page.has_finished(finished, self.call) {
+            finished += 1;
+        }
+        before.set(finished);
+        finished == participants
+    }
+
     /// For who takes longer, or has died.
     #[inline(never)]
     fn wait(&self, crew: &Crew<S>, spin: Duration) {
-        let Self { call, participants, .. } = *self;
+        let participants = self.participants;
         let page = crew.page();
         let has_news = |index| crew.member(index).is_none_or(|member| member.news != page.news(index));
         let finished = Cell::new(0);
-        let all_finished = || {
-            while finished.get() < participants && page.has_finished(finished.get(), call) {
-                finished.set(finished.get() + 1);
-            }
-            finished.get() == participants
-        };
+        let all_finished = || self.are_finished(page, participants, &finished);
         let come = || all_finished() || crew.has_news() || (finished.get()..participants).any(has_news);
         // Where somebody else was woken for, or the sleep is over, there is time to look at everything.
         page.wait_as_parent(spin, || UNEASE, all_finished, come);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::slice::Iter;
 
+use arrayvec::ArrayVec;
 use bytemuck::Pod;
 use ndarray::Dimension;
 use smallvec::SmallVec;
@@ -70,7 +71,8 @@ pub struct Recall<'k, 'p> {
     blocks: &'k mut Blocks<'p>,
 }
 
-pub(super) type Blocks<'p> = SmallVec<[BlockUse<'p>; 4]>;
+/// Those of one call. One with more of them is never like the one before it.
+pub(super) type Blocks<'p> = ArrayVec<BlockUse<'p>, 8>;
 
 impl fmt::Debug for Recall<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,8 +131,7 @@ impl<'k, 'p> Recall<'k, 'p> {
             return false;
         }
         // Locked before, so that nobody has to wait for what is stored here.
-        self.blocks.push(BlockUse { core, access, held: held.flatten() });
-        true
+        self.blocks.try_push(BlockUse { core, access, held: held.flatten() }).is_ok()
     }
 }
 

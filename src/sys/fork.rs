@@ -51,9 +51,19 @@ impl Home {
         Self { word: WORDS.get().copied().flatten().map(|words| &words.epoch), epoch }
     }
 
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Is the calling process that one?
+    #[inline]
     pub(crate) fn is_here(&self) -> bool {
-        self.is_seen_here() || self.epoch == epoch()
+        self.is_seen_here() || self.is_found_here()
+    }
+
+    #[cold]
+    fn is_found_here(&self) -> bool {
+        self.epoch == epoch()
     }
 
     /// The same where that can be seen at a glance, and `false` where it cannot.

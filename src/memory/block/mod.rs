@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use self::monitor::{Asking, Holder, Inside, Monitor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::{self, FileId};
-use crate::sys::fork::{Epoch, epoch, process_id};
+use crate::sys::fork::{Epoch, Home, process_id};
 use crate::sys::lock::{self, Mode, Wait};
 use crate::sys::map::Access;
 
@@ -49,8 +49,8 @@ const GATE_PAUSE: Duration = Duration::from_millis(1);
 /// What this process knows of one file.
 pub(crate) struct Block {
     id: FileId,
-    epoch: Epoch,
-    /// Of the process whose epoch that is.
+    home: Home,
+    /// Of the process that it is at home in.
     process_id: u32,
     /// Own description opened for writing, and one opened read-only: at least one is there. Nobody but this state locks
     /// through them, and they are given to nobody.
@@ -123,11 +123,12 @@ impl Block {
     pub(crate) fn open(fd: OwnedFd, access: Access, private: bool) -> Result<Arc<Self>> {
         let id = file::identity(fd.as_fd())?;
         let mut registry = locked(registry());
-        let key = (epoch(), id);
+        let home = Home::here();
+        let key = (home.epoch(), id);
         let block = registry.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
             Arc::new(Self {
                 id,
-                epoch: key.0,
+                home,
                 process_id: process_id(),
                 writable: OnceLock::new(),
                 readable: OnceLock::new(),
@@ -208,7 +209,7 @@ impl Block {
     /// Was this state made in the calling process, and not in one that it was forked from?
     #[inline]
     pub(crate) fn is_of_this_process(&self) -> bool {
-        self.epoch == epoch()
+        self.home.is_here()
     }
 
     /// The id of the process that this state was made in.
@@ -391,7 +392,7 @@ impl Drop for Block {
             return;
         }
         let mut registry = locked(registry());
-        let key = (self.epoch, self.id);
+        let key = (self.home.epoch(), self.id);
         // Another thread may have made a new state for the same file since the last handle went.
         if registry.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
             registry.remove(&key);

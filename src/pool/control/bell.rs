@@ -62,47 +62,67 @@ fn look_eagerly(mut come: impl FnMut() -> bool) -> Option<u32> {
 ///
 /// Who looks takes the line from who is about to write it, and who writes has to ask for it once more, which takes as long
 /// as the answer itself. So the first look is to come when the answer is there, and hardly later.
+///
+/// Two that wait for each other do this both. Where both rest too long, both are in time: neither sees that it is late, and
+/// who rests a little longer has the other come too early, which rests longer for it. So a rest grows by no more than a step,
+/// however late the answer was, or rests would run away upwards wherever answers are late now and then; and it shrinks by
+/// much where it was long enough for so long that it can only be too long.
 #[derive(Debug, Default)]
 pub(crate) struct Rhythm {
-    /// Until the first look, in steps of one or two nanoseconds.
+    /// Until the first look, in steps of a processor's cycle or a few.
     rest: Cell<u32>,
     /// How many first looks in a row were not too early.
     in_time: Cell<u32>,
+    /// How many looks were in vain the last time, as [`look_eagerly`] counts them. The next wait learns from it: now somebody
+    /// is waited for in turn.
+    last: Cell<Option<u32>>,
 }
 
 impl Rhythm {
     /// The longest rest. What takes longer is not lengthened much by looks that come too early.
-    const LONGEST: u32 = 120;
-    /// So much longer is the next rest for every look in vain.
-    const LATER: u32 = 4;
-    /// One step shorter is the next rest after so many first looks that were in time. After more looks in vain than that
-    /// it was another kind of wait, of which nothing is learnt.
+    const LONGEST: u32 = 1500;
+    /// The next rest is a step longer after a first look that was too early, and a step shorter after so many that were in
+    /// time: one in five or six is too early then.
+    const IN_TIME: u32 = 4;
+    /// After so many that were in time it is shorter by this part of it with each more.
+    const LATE: u32 = 32;
+    const PART: u32 = 16;
+    /// After more looks in vain than that it was another kind of wait, of which nothing is learnt.
     const PATIENCE: u32 = 8;
 
     /// Has it come after a rest and some looks?
     #[inline]
-    pub(super) fn waits_for(&self, come: impl FnMut() -> bool) -> bool {
-        let rest = self.rest.get();
-        let mut left = rest;
+    pub(crate) fn waits_for(&self, come: impl FnMut() -> bool) -> bool {
+        self.learn();
+        let mut left = self.rest.get();
         while left > 0 {
             left = black_box(left) - 1;
         }
         let looks = look_eagerly(come);
-        match looks {
+        self.last.set(looks);
+        looks.is_some()
+    }
+
+    #[inline]
+    fn learn(&self) {
+        let rest = self.rest.get();
+        match self.last.take() {
             Some(0) => {
-                let in_time = (self.in_time.get() + 1) % Self::PATIENCE;
-                self.in_time.set(in_time);
-                if in_time == 0 {
-                    self.rest.set(rest.saturating_sub(1));
-                }
+                let in_time = self.in_time.get() + 1;
+                let shorter = if in_time > Self::LATE {
+                    (rest / Self::PART).max(1)
+                } else {
+                    self.in_time.set(in_time);
+                    u32::from(in_time.is_multiple_of(Self::IN_TIME))
+                };
+                self.rest.set(rest.saturating_sub(shorter));
             }
             Some(looks) if looks <= Self::PATIENCE => {
                 self.in_time.set(0);
-                self.rest.set((rest + Self::LATER * looks).min(Self::LONGEST));
+                self.rest.set((rest + 1).min(Self::LONGEST));
             }
             _ => {}
         }
-        looks.is_some()
     }
 }
 
@@ -149,35 +169,35 @@ mod tests {
             looks > at
         });
         assert_eq!(has_come, looks <= EAGER_LOOKS && looks > at);
+        rhythm.learn();
         looks
     }
 
     #[test]
     fn the_first_look_comes_later_where_it_was_too_early_and_earlier_where_it_was_not() {
         let rhythm = Rhythm::default();
-        assert_eq!(looks(&rhythm, 3), 4);
-        assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER);
-        for _ in 0..Rhythm::PATIENCE {
-            assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER);
+        assert_eq!((looks(&rhythm, 1), rhythm.rest.get()), (2, 1));
+        assert_eq!((looks(&rhythm, Rhythm::PATIENCE), rhythm.rest.get()), (Rhythm::PATIENCE + 1, 2));
+        for _ in 0..Rhythm::IN_TIME {
+            assert_eq!(rhythm.rest.get(), 2);
             assert_eq!(looks(&rhythm, 0), 1);
         }
-        assert_eq!(rhythm.rest.get(), 3 * Rhythm::LATER - 1);
+        assert_eq!(rhythm.rest.get(), 1);
     }
 
     #[test]
     fn the_first_look_comes_in_the_end_and_what_takes_long_teaches_nothing() {
         let rhythm = Rhythm::default();
-        for _ in 0..100 {
-            looks(&rhythm, 2);
+        for _ in 0..2 * Rhythm::LONGEST {
+            looks(&rhythm, 1);
         }
         assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
+        looks(&rhythm, 0);
         looks(&rhythm, Rhythm::PATIENCE + 1);
         assert_eq!(looks(&rhythm, EAGER_LOOKS), EAGER_LOOKS);
         assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
-        for _ in 0..Rhythm::LONGEST * Rhythm::PATIENCE {
-            looks(&rhythm, 0);
-        }
-        assert_eq!(rhythm.rest.get(), 0);
+        let late = (0..Rhythm::LONGEST).take_while(|_| looks(&rhythm, 0) == 1 && rhythm.rest.get() > 0).count();
+        assert!(late < 150, "it took {late} looks to see that all were late");
         looks(&rhythm, 0);
         assert_eq!(rhythm.rest.get(), 0);
     }

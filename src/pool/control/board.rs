@@ -210,7 +210,8 @@ impl<W: Words> Board<W> {
     }
 
     /// All but the first so many tickets of each share can be drawn from here on.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "as for `tell`")]
+    #[inline(always)]
     fn share_out(&self, call: u64, participants: usize, tickets: usize, first: usize) {
         for worker in 0..participants {
             let Range { start, end } = share(tickets, participants, worker);
@@ -247,7 +248,8 @@ impl<W: Words> Board<W> {
 
     /// Parent: opens `call`, whose description is `id`, and tells the participants of it. Each of them is granted the first
     /// ticket of its share, which nobody else can draw.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "mostly there is one participant, and then hardly anything to be done")]
+    #[inline(always)]
     pub(crate) fn tell(&self, call: u64, id: u64, participants: usize, tickets: usize) {
         self.share_out(call, participants, tickets, 1);
         for worker in 0..participants {
@@ -402,14 +404,6 @@ impl<W: Words> Board<W> {
     pub(crate) fn has_finished(&self, worker: usize, call: u64) -> bool {
         // Acquire: pairs with the release in `note_finished`.
         unpack(self.of(worker, TALK, TALK_FINISHED).load(Acquire)).0 == call
-    }
-
-    /// Parent: has it after some looks without a pause?
-    #[inline]
-    pub(crate) fn finishes_soon(&self, worker: usize, call: u64, rhythm: &Rhythm) -> bool {
-        let finished = self.of(worker, TALK, TALK_FINISHED);
-        // Acquire: as above.
-        rhythm.waits_for(|| unpack(finished.load(Acquire)).0 == call)
     }
 
     /// Parent, where the worker has finished: as [`noted`](Self::noted), without a look at the worker's own line.

@@ -135,6 +135,7 @@ impl<S: System> Tools<'_, S> {
             lent: (lends && !again).then(|| note_lent(lent(blocks, message))),
             tickets: 0..0,
             all_drawn: false,
+            at: None,
             writer: Writer::new(page, *index, call),
             pace: Pace::of_one_chunk(),
             tools: self,
@@ -199,6 +200,8 @@ struct Work<'w, S: System> {
     tickets: Range<usize>,
     /// There are no others.
     all_drawn: bool,
+    /// The one whose chunk was begun last, of this call or an earlier one.
+    at: Option<usize>,
     writer: Writer<'w, S::Memory>,
     pace: Pace,
     tools: Tools<'w, S>,
@@ -227,12 +230,9 @@ impl<S: System> Work<'_, S> {
         if !self.all_drawn && self.pace.is_worth_a_look() {
             self.look_at_clock();
         }
-        if self.writer.begin(ticket)
-            && let Some(index) = self.message.chunk_of(ticket)
-        {
+        if self.writer.begin(ticket) && (self.at == Some(ticket) || self.goes_to(ticket, chunk)) {
             // What an earlier task caught itself.
             panics::forget_place();
-            chunk.go_to(index, self.message.division());
             return true;
         }
         // The call is closed.
@@ -262,6 +262,15 @@ impl<S: System> Work<'_, S> {
                 return true;
             }
         }
+    }
+
+    /// Calls that ask the same are cut in the same way: a ticket stands for the same chunk in each of them.
+    #[inline]
+    fn goes_to(&mut self, ticket: usize, chunk: &mut Chunk) -> bool {
+        let Some(index) = self.message.chunk_of(ticket) else { return false };
+        chunk.go_to(index, self.message.division());
+        self.at = Some(ticket);
+        true
     }
 
     /// Waits for another call that asks the same, and takes it.

@@ -4,17 +4,20 @@
 //! `Vec` as it comes, and with huge ones, which shared arrays have unless they are told otherwise, against memory of this
 //! process that the kernel was advised to give them, too.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput};
 use memmap2::{Advice, MmapMut};
 use ndarray::Ix1;
 use ndshm::{HugePages, SharedArray};
 use nix::sched::sched_getaffinity;
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::subject::{Group, Subject, Turns};
 use crate::common::processors::{processors, this_thread};
-use crate::{Result, group, measure, pool, threads, variable};
+use crate::common::{Result, pool, threads, variable};
+use crate::place::Place;
 
 /// Elements of a chunk: 4 MiB, which no processor's own cache holds.
 const CHUNK_LEN: usize = (4 << 20) / size_of::<f64>();
@@ -22,15 +25,17 @@ const CHUNK_LEN: usize = (4 << 20) / size_of::<f64>();
 /// Steps for each element in the kernel bound by arithmetic, enough for memory not to matter.
 const STEPS: usize = 32;
 
-pub(crate) fn kernels(criterion: &mut Criterion) -> Result<()> {
-    let len = (variable("NDSHM_BENCH_KERNEL_MIB", 128_usize)? << 20) / size_of::<f64>();
+pub(crate) fn kernels(is_test: bool) -> Result<Vec<Group>> {
+    let mib: usize = variable("NDSHM_BENCH_KERNEL_MIB", if is_test { 16 } else { 512 })?;
+    let len = (mib << 20) / size_of::<f64>();
     let workers = variable("NDSHM_BENCH_WORKERS", default_workers()?)?;
+    let mut groups = Vec::new();
     for workers in workers.split(',') {
         let workers = workers.trim().parse().map_err(|_| format!("NDSHM_BENCH_WORKERS: {workers} is no number"))?;
-        compare::<Memory>(criterion, len, workers)?;
-        compare::<Arithmetic>(criterion, len, workers)?;
+        groups.push(group::<Memory>(len, workers)?);
+        groups.push(group::<Arithmetic>(len, workers)?);
     }
-    Ok(())
+    Ok(groups)
 }
 
 /// Powers of two below the number of processors that this process may use, and that number.
@@ -76,51 +81,52 @@ impl Kernel for Arithmetic {
     }
 }
 
-fn compare<K: Kernel>(criterion: &mut Criterion, len: usize, workers: usize) -> Result<()> {
+fn group<K: Kernel>(len: usize, workers: usize) -> Result<Group> {
     let name = format!("kernel bound by {}, {workers} workers", K::BOUND_BY);
-    let mut group = group(criterion, &name, Throughput::Bytes((len * size_of::<f64>()) as u64));
-    // Iterations are long, and chunks go to workers as it happens: it takes several for each of them to have every page.
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    let turns = Turns { calls: 1, warm: 1, rounds: variable("NDSHM_BENCH_ROUNDS", 60)?, time: Duration::from_secs(15) };
+    Ok(Group::new(name, turns, move || Ok((subjects::<K>(len, workers)?, Place::Anywhere.put(std::process::id())?))))
+}
 
-    let made = || Ok((threads(workers)?, vec![1.0; len]));
-    measure(&mut group, "rayon", made, |bencher, (threads, elements)| {
-        bencher.iter(|| threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(K::run)));
-    })?;
-    let made = || {
-        let map = MmapMut::map_anon(len * size_of::<f64>())?;
-        // Before it is touched. Where the kernel has none, it says so, or gives small ones: that is what there is.
-        let _ = map.advise(Advice::HugePage);
-        let mut advised = Advised(map);
-        advised.elements().fill(1.0);
-        Ok((threads(workers)?, advised))
-    };
-    measure(&mut group, "rayon, huge pages", made, |bencher, (threads, advised)| {
-        bencher.iter(|| threads.install(|| advised.elements().par_chunks_mut(CHUNK_LEN).for_each(K::run)));
-    })?;
+fn subjects<K: Kernel>(len: usize, workers: usize) -> Result<Vec<Subject>> {
+    let (threads, mut elements) = (Rc::new(threads(workers)?), vec![1.0; len]);
+    let mut subjects = vec![by_threads::<K>("rayon", &threads, move |run| run(&mut elements))];
+
+    let map = MmapMut::map_anon(len * size_of::<f64>())?;
+    // Before it is touched. Where the kernel has none, it says so, or gives small ones: that is what there is.
+    let _ = map.advise(Advice::HugePage);
+    let mut advised = Advised(map);
+    advised.elements().fill(1.0);
+    subjects.push(by_threads::<K>("rayon, huge pages", &threads, move |run| run(advised.elements())));
+
     // Tells what is due to the memory from what is due to the processes.
-    let made = || Ok((threads(workers)?, SharedArray::<f64, Ix1>::from_elem(len, 1.0)?));
-    measure(&mut group, "rayon, shared array", made, |bencher, (threads, array)| {
-        bencher.iter(|| {
-            let mut elements = array.write().expect("nobody else has it");
-            let elements = elements.as_slice_mut().unwrap_or_default();
-            threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(K::run));
-        });
-    })?;
+    let mut array = SharedArray::<f64, Ix1>::from_elem(len, 1.0)?;
+    subjects.push(by_threads::<K>("rayon, shared array", &threads, move |run| {
+        let mut elements = array.write().expect("nobody else has it");
+        run(elements.as_slice_mut().unwrap_or_default());
+    }));
+
     for (name, pages) in [("pool", HugePages::default()), ("pool, small pages", HugePages::Never)] {
-        let made = || {
-            let array = SharedArray::<f64, Ix1>::options().huge_pages(pages).from_elem(len, 1.0)?;
-            Ok((pool(workers)?, array))
-        };
-        measure(&mut group, name, made, |bencher, (pool, array)| {
-            bencher.iter(|| {
-                let chunks = array.chunks_mut().rows(CHUNK_LEN);
-                let done = pool.for_each(chunks, |mut chunk, _| chunk.as_slice_mut().map_or((), K::run));
-                done.expect("the workers answer");
-            });
-        })?;
+        let mut array = SharedArray::<f64, Ix1>::options().huge_pages(pages).from_elem(len, 1.0)?;
+        let pool = pool(workers)?;
+        subjects.push(Subject::new(name, move || {
+            let chunks = array.chunks_mut().rows(CHUNK_LEN);
+            Ok(pool.for_each(chunks, |mut chunk, _| chunk.as_slice_mut().map_or((), K::run))?)
+        }));
     }
-    group.finish();
-    Ok(())
+    Ok(subjects)
+}
+
+/// The kernel over elements that `of` gives to what it is given.
+fn by_threads<K: Kernel>(
+    name: &str,
+    threads: &Rc<ThreadPool>,
+    mut of: impl FnMut(&mut dyn FnMut(&mut [f64])) + 'static,
+) -> Subject {
+    let threads = Rc::clone(threads);
+    Subject::new(name, move || {
+        of(&mut |elements| threads.install(|| elements.par_chunks_mut(CHUNK_LEN).for_each(K::run)));
+        Ok(())
+    })
 }
 
 /// Memory of this process alone.
