@@ -43,7 +43,7 @@ def forget_last() -> None:
     """Nothing of an earlier version is to stand beside what is measured next."""
     shutil.rmtree(target_dir() / "criterion", ignore_errors=True)
     python_results().unlink(missing_ok=True)
-    turns_results().unlink(missing_ok=True)
+    shutil.rmtree(turns_dir(), ignore_errors=True)
 
 
 def forget_runs() -> None:
@@ -83,13 +83,13 @@ def python_results() -> Path:
     return target_dir() / "bench-python-results.json"
 
 
-def turns_results() -> Path:
-    """What `benches/turns` writes."""
-    return target_dir() / "bench-turns-results.json"
+def turns_dir() -> Path:
+    """Where `benches/turns` writes what it has measured, a file for each group."""
+    return target_dir() / "bench-turns"
 
 
 def of_others():
-    for path in filter(Path.exists, [python_results(), turns_results()]):
+    for path in filter(Path.exists, [python_results(), *turns_dir().glob("*.json")]):
         for group, functions in json.loads(path.read_text()).items():
             for function, (at, median, fastest) in functions.items():
                 yield at, group, function, Measured(median, fastest)

@@ -29,7 +29,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::common::Result;
-use subject::quantile;
+use subject::{Measured, quantile};
 
 /// Measures the groups that were asked for.
 pub(crate) fn measure() -> Result<()> {
@@ -38,31 +38,33 @@ pub(crate) fn measure() -> Result<()> {
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
     let is_test = options.iter().any(|option| option == "--test");
     let is_asked_for = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
-    let mut measured = Vec::new();
     for group in call::calls()?.into_iter().chain(kernel::kernels(is_test)?) {
         if is_asked_for(group.name()) {
-            measured.push(group.measure(is_test)?);
+            let measured = group.measure(is_test)?;
+            if !is_test {
+                keep(&measured)?;
+            }
         }
     }
-    if is_test || measured.is_empty() { Ok(()) } else { keep(&measured) }
+    Ok(())
 }
 
 /// Keeps what was measured where `results.py` looks for it.
-fn keep(groups: &[subject::Measured]) -> Result<()> {
+fn keep(group: &Measured) -> Result<()> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
-    let mut text = String::new();
-    for group in groups {
-        let mut entries = String::new();
-        for (name, times) in &group.times {
-            let [median, fastest] = [5, 0].map(|tenths| quantile(times, tenths));
-            let comma = if entries.is_empty() { "" } else { ",\n  " };
-            write!(entries, "{comma}{name:?}: [{at}, {median:e}, {fastest:e}]")?;
-        }
-        let comma = if text.is_empty() { "" } else { ",\n" };
-        write!(text, "{comma} {:?}: {{\n  {entries}\n }}", group.name)?;
+    let mut entries = String::new();
+    for (name, times) in &group.times {
+        let [median, fastest] = [5, 0].map(|tenths| quantile(times, tenths));
+        let comma = if entries.is_empty() { "" } else { ",\n  " };
+        write!(entries, "{comma}{name:?}: [{at}, {median:e}, {fastest:e}]")?;
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target").into());
-    std::fs::write(Path::new(&target).join("bench-turns-results.json"), format!("{{\n{text}\n}}\n"))?;
+    let folder = Path::new(&target).join("bench-turns");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(
+        folder.join(&group.name).with_extension("json"),
+        format!("{{\n {:?}: {{\n  {entries}\n }}\n}}\n", group.name),
+    )?;
     Ok(())
 }
