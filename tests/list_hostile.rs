@@ -170,8 +170,8 @@ fn a_visitor_that_died_delays_the_next_change_of_the_type_and_nothing_else() {
     list.set(0, 2).unwrap();
     assert_eq!(list.get(0).unwrap(), Value::Int(2));
     list.set(0, 2.5).unwrap();
-    assert!(start.elapsed() >= Duration::from_millis(20), "it might still be inside");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_millis(500), "it might still be inside");
+    assert!(start.elapsed() < Duration::from_secs(5));
     // The quickest of several: a busy machine may stop this thread for as long as that at any time.
     let quickest = (0..10).map(|_| {
         let start = Instant::now();
@@ -179,7 +179,7 @@ fn a_visitor_that_died_delays_the_next_change_of_the_type_and_nothing_else() {
         list.set(0, 2.5).unwrap();
         start.elapsed()
     });
-    assert!(quickest.min().unwrap() < Duration::from_millis(15), "only once");
+    assert!(quickest.min().unwrap() < Duration::from_millis(250), "only once");
     assert_eq!(list.get(0).unwrap(), Value::Float(2.5));
     assert_eq!(list.format().unwrap(), "d");
     list.shm().write_at(8 * 4, b"7x?\x09").unwrap();

@@ -44,8 +44,10 @@ use crate::memory::LockHandle;
 /// How often a reader looks before it locks the block, and a visitor tries to enter.
 const TRIES: u32 = 16;
 
-/// How long a writer waits for visitors to leave, which takes them nanoseconds unless they are stopped or dead.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a writer waits for visitors to leave, which takes them nanoseconds unless they are stopped or dead, or their
+/// processor is somebody else's for a while: what such a one stores later would be a number under another's type until it
+/// notices.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a reader that has the block locked waits for an item to become whole, which only a writer that takes no locks
 /// can keep it from.
