@@ -63,16 +63,22 @@ fn look_eagerly(mut come: impl FnMut() -> bool) -> Option<u32> {
 /// Who looks takes the line from who is about to write it, and who writes has to ask for it once more, which takes as long
 /// as the answer itself. So the first look is to come when the answer is there, and hardly later.
 ///
-/// Two that wait for each other do this both. Where both rest too long, both are in time: neither sees that it is late, and
-/// who rests a little longer has the other come too early, which rests longer for it. So a rest grows by no more than a step,
-/// however late the answer was, or rests would run away upwards wherever answers are late now and then; and it shrinks by
-/// much where it was long enough for so long that it can only be too long.
+/// - Answers that come after waits of different lengths are worth a rest as long as the shorter ones: each step that it is
+///   too long costs all of these, and an early look costs the same however early it was. So a rest grows where a look or
+///   two were in vain, which would have been in time a little later, and where some were so often in a row that there are
+///   no shorter waits any more.
+/// - Two that wait for each other do this both. Where both rest too long, both are in time: neither sees that it is late, and
+///   who rests a little longer has the other come too early, which rests longer for it. So a rest grows by no more than a
+///   step, or rests would run away upwards wherever answers are late now and then; and it shrinks by much where it was long
+///   enough for so long that it can only be too long.
 #[derive(Debug, Default)]
 pub(crate) struct Rhythm {
     /// Until the first look, in steps of a processor's cycle or a few.
     rest: Cell<u32>,
-    /// How many first looks in a row were not too early.
+    /// How many first looks were in time since one that was a little too early.
     in_time: Cell<u32>,
+    /// How many in a row were too early.
+    too_early: Cell<u32>,
     /// How many looks were in vain the last time, as [`look_eagerly`] counts them. The next wait learns from it: now somebody
     /// is waited for in turn.
     last: Cell<Option<u32>>,
@@ -81,12 +87,15 @@ pub(crate) struct Rhythm {
 impl Rhythm {
     /// The longest rest. What takes longer is not lengthened much by looks that come too early.
     const LONGEST: u32 = 1500;
-    /// The next rest is a step longer after a first look that was too early, and a step shorter after so many that were in
-    /// time: one in five or six is too early then.
+    /// A step shorter is the next rest after so many that were in time.
     const IN_TIME: u32 = 4;
-    /// After so many that were in time it is shorter by this part of it with each more.
+    /// After so many it is shorter by this part of it with each more.
     const LATE: u32 = 32;
     const PART: u32 = 16;
+    /// A step longer it is after one with no more looks in vain than that, and where there were any more often than this in a
+    /// row.
+    const NEAR: u32 = 2;
+    const EARLY: u32 = 32;
     /// After more looks in vain than that it was another kind of wait, of which nothing is learnt.
     const PATIENCE: u32 = 8;
 
@@ -105,24 +114,36 @@ impl Rhythm {
 
     #[inline]
     fn learn(&self) {
-        let rest = self.rest.get();
         match self.last.take() {
-            Some(0) => {
-                let in_time = self.in_time.get() + 1;
-                let shorter = if in_time > Self::LATE {
-                    (rest / Self::PART).max(1)
-                } else {
-                    self.in_time.set(in_time);
-                    u32::from(in_time.is_multiple_of(Self::IN_TIME))
-                };
-                self.rest.set(rest.saturating_sub(shorter));
-            }
-            Some(looks) if looks <= Self::PATIENCE => {
-                self.in_time.set(0);
-                self.rest.set((rest + 1).min(Self::LONGEST));
-            }
+            Some(0) => self.was_in_time(),
+            Some(looks) if looks <= Self::PATIENCE => self.was_too_early(looks <= Self::NEAR),
             _ => {}
         }
+    }
+
+    #[inline]
+    fn was_in_time(&self) {
+        self.too_early.set(0);
+        let (rest, in_time) = (self.rest.get(), self.in_time.get() + 1);
+        let shorter = if in_time > Self::LATE {
+            (rest / Self::PART).max(1)
+        } else {
+            self.in_time.set(in_time);
+            u32::from(in_time.is_multiple_of(Self::IN_TIME))
+        };
+        self.rest.set(rest.saturating_sub(shorter));
+    }
+
+    #[inline]
+    fn was_too_early(&self, a_little: bool) {
+        let too_early = self.too_early.get() + 1;
+        if a_little {
+            self.in_time.set(0);
+        }
+        if a_little || too_early > Self::EARLY {
+            self.rest.set((self.rest.get() + 1).min(Self::LONGEST));
+        }
+        self.too_early.set(too_early.min(Self::EARLY));
     }
 }
 
@@ -174,15 +195,36 @@ mod tests {
     }
 
     #[test]
-    fn the_first_look_comes_later_where_it_was_too_early_and_earlier_where_it_was_not() {
+    fn the_first_look_comes_later_where_it_was_a_little_too_early_and_earlier_where_it_was_not() {
         let rhythm = Rhythm::default();
-        assert_eq!((looks(&rhythm, 1), rhythm.rest.get()), (2, 1));
-        assert_eq!((looks(&rhythm, Rhythm::PATIENCE), rhythm.rest.get()), (Rhythm::PATIENCE + 1, 2));
+        for rest in 1..3 {
+            assert_eq!((looks(&rhythm, 1), rhythm.rest.get()), (2, rest));
+        }
         for _ in 0..Rhythm::IN_TIME {
             assert_eq!(rhythm.rest.get(), 2);
             assert_eq!(looks(&rhythm, 0), 1);
         }
         assert_eq!(rhythm.rest.get(), 1);
+    }
+
+    #[test]
+    fn the_first_look_comes_when_the_shorter_waits_are_over() {
+        let rhythm = Rhythm::default();
+        for _ in 0..4 {
+            looks(&rhythm, 1);
+        }
+        // What takes longer now and then does not count.
+        for _ in 0..10 {
+            assert_eq!(rhythm.rest.get(), 4);
+            for at in [Rhythm::NEAR, 5, 0, Rhythm::PATIENCE, 0, Rhythm::NEAR + 1, 0, 0] {
+                looks(&rhythm, at);
+            }
+        }
+        // Where all take longer it does.
+        for _ in 0..Rhythm::EARLY + 10 {
+            looks(&rhythm, Rhythm::PATIENCE);
+        }
+        assert_eq!(rhythm.rest.get(), 14);
     }
 
     #[test]
@@ -193,7 +235,9 @@ mod tests {
         }
         assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
         looks(&rhythm, 0);
-        looks(&rhythm, Rhythm::PATIENCE + 1);
+        for _ in 0..2 * Rhythm::EARLY {
+            looks(&rhythm, Rhythm::PATIENCE + 1);
+        }
         assert_eq!(looks(&rhythm, EAGER_LOOKS), EAGER_LOOKS);
         assert_eq!(rhythm.rest.get(), Rhythm::LONGEST);
         let late = (0..Rhythm::LONGEST).take_while(|_| looks(&rhythm, 0) == 1 && rhythm.rest.get() > 0).count();
