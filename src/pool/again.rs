@@ -15,9 +15,10 @@ pub(super) fn run<A: Args>(shared: &Shared, args: &A, task: TaskRef) -> Option<R
     if !A::RECALLS {
         return None;
     }
+    // Dropped after the crew: who waits for a block may want the crew next.
+    let mut blocks = Blocks::new();
     // The crew before the locks, where calls that wait take the locks first: here nobody waits for either.
     let mut duty = shared.enter_at_once()?;
-    let mut blocks = Blocks::new();
     let told = duty.crew.told(task)?;
     let mut recall = Recall::of(told, &mut blocks);
     if !(args.is_recalled(&mut recall) && recall.is_over()) {
