@@ -117,11 +117,20 @@ fn repeated_calls_may_be_lent_any_number_of_arrays() {
     let pool = pool();
     for count in [7, 8, 9, 20] {
         let mut arrays: Vec<_> = (0..count).map(|_| SharedArray::<u32, _>::zeros(3).unwrap()).collect();
-        twice(|| {
+        let add = |arrays: &mut [SharedArray<u32, Ix1>]| {
             let all: Vec<_> = arrays.iter_mut().map(|array| array.chunks_mut().rows(3)).collect();
-            pool.for_each(all, |all, _| all.into_iter().for_each(|mut rows| rows += 1)).unwrap();
-        });
+            pool.for_each(all, |all, _| {
+                for mut rows in all {
+                    rows += 1;
+                    assert!(rows[0] < 3, "the third time");
+                }
+            })
+        };
+        twice(|| add(&mut arrays).unwrap());
         assert!(arrays.iter().all(|array| array.read().unwrap()[2] == 2), "of {count} arrays");
+        // Each of them is locked for the call, and so each is poisoned.
+        assert_eq!(add(&mut arrays).unwrap_err().kind(), ErrorKind::TaskPanicked);
+        assert!(arrays.iter().all(SharedArray::is_poisoned), "of {count} arrays");
     }
 }
 
